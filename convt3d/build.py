@@ -1,0 +1,209 @@
+"""Compiles the kernel strings, one part at a time, on the first call that needs it.
+
+A part is one family of kernels in one dtype, for example `gather_f32`. It is compiled by
+`torch.utils.cpp_extension.load_inline`, by nvcc for a GPU ("cuda") and by g++ for the emulator ("host"), without a
+torch header (that costs 25 s a part; a part without takes a few), into a library that `convt3d/launch.py` calls through
+ctypes. Libraries are cached on disk under a name that holds a hash of everything that went in.
+"""
+
+from __future__ import annotations
+
+import ast
+import concurrent.futures
+import ctypes
+import fcntl
+import functools
+import hashlib
+import importlib
+import inspect
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+# dtype name -> C++ type
+SCALARS = {
+    "f64": "double",
+    "f32": "float",
+    "f16": "convt3d::half_t",
+    "bf16": "convt3d::bfloat16_t",
+}
+FAMILIES = ("gather", "weight")
+PARTS = tuple(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS)
+TARGETS = ("host", "cuda")
+
+HOST_FLAGS = ("-O2", "-g1", "-fvisibility=hidden", "-Wno-unknown-pragmas")
+CUDA_FLAGS = ("-O3", "-lineinfo", "-Xcompiler", "-fvisibility=hidden")
+OLDEST_CAPABILITY = (8, 0)
+
+# The only text that is generated: the instantiations of a part.
+_ENTRY = {
+    "gather": """
+#define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
+CONVT3D_EXPORT const char* convt3d_gather(const convt3d::GatherParams* params, int forward,
+                                          int tiled, int wide, void* stream) {{
+  return convt3d::run_gather<{scalar}>(*params, forward, tiled, wide, stream);
+}}
+CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::GatherParams); }}
+""",
+    "weight": """
+#define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
+CONVT3D_EXPORT const char* convt3d_weight(const convt3d::WeightParams* params, int tiled, int wide,
+                                          void* stream) {{
+  return convt3d::run_weight<{scalar}>(*params, tiled, wide, stream);
+}}
+CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::WeightParams); }}
+""",
+}
+
+
+def translation_unit(part: str, target: str) -> str:
+    """Returns the whole source text of a part for a target; needs no torch.
+
+    Raises:
+        RuntimeError: there is no such part or target.
+    """
+    if part not in PARTS:
+        raise RuntimeError(f"part={part!r}, but must be one of {PARTS}")
+    if target not in TARGETS:
+        raise RuntimeError(f"target={target!r}, but must be one of {TARGETS}")
+    family, dtype = part.split("_")
+    machine = "convt3d.emulator.host" if target == "host" else "convt3d.kernels.primitives"
+    names = (machine, "convt3d.kernels.params", f"convt3d.kernels.{family}")
+    pieces = [_with_line_directive(importlib.import_module(name)) for name in names]
+    entry = _ENTRY[family].format(scalar=SCALARS[dtype])
+    return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry])
+
+
+def _with_line_directive(module: ModuleType) -> str:
+    """Returns the module's SOURCE so that compilers and sanitizers report lines of the .py file."""
+    text = inspect.getsource(module)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SOURCE":
+            # The text after the quotes starts on the next line.
+            return f'#line {node.value.lineno + 1} "{module.__file__}"{module.SOURCE}'
+    raise RuntimeError(f"{module.__file__} has no SOURCE")
+
+
+@functools.cache
+def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
+    """Returns the compiled library of a part, compiling it if no earlier run has.
+
+    Args:
+        part: one of PARTS.
+        target: "host" or "cuda".
+        device_index: for "cuda", the device whose compute capability to compile for.
+
+    Raises:
+        RuntimeError: a compiler is missing or fails, or the GPU is older than compute capability 8.0.
+    """
+    source = translation_unit(part, target)
+    flags = [*HOST_FLAGS] if target == "host" else [*CUDA_FLAGS, *_architecture_flags(device_index)]
+    check_compiler(target)
+    import torch
+
+    key = repr((source, flags, torch.__version__, sys.version_info[:2], os.environ.get("CXX")))
+    name = f"convt3d_{part}_{target}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    directory = _cache_directory() / name
+    built = directory / f"{name}.so"
+    finished = directory / "finished"
+    if not finished.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        with open(directory / "building", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not finished.exists():
+                # Left by a build that was killed; load_inline would wait for it for ever.
+                (directory / "lock").unlink(missing_ok=True)
+                _compile(name, source, target, flags, directory)
+                finished.touch()
+    return ctypes.CDLL(str(built))
+
+
+def build_all(target: str) -> None:
+    """Compiles every part for a target, as many at a time as there are cores.
+
+    Raises:
+        RuntimeError: as for `library`.
+    """
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda part: library(part, target), PARTS))
+
+
+def check_compiler(target: str) -> None:
+    """Raises RuntimeError, saying what to install, when the target's compiler is missing."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise RuntimeError(
+            f"convt3d compiles its kernels on first use and found no C++ compiler: {compiler!r} is not "
+            "on the PATH; install g++ or set CXX"
+        )
+    if target == "cuda":
+        from torch.utils import cpp_extension
+
+        home = cpp_extension.CUDA_HOME
+        if home is None or not (Path(home) / "bin" / "nvcc").exists():
+            raise RuntimeError(
+                f"convt3d compiles its kernels on first use and found no nvcc (CUDA_HOME={home}); "
+                "install the CUDA toolkit or set CUDA_HOME"
+            )
+
+
+def check_capability(capability: tuple[int, int], device: object) -> None:
+    """Raises RuntimeError when a GPU is older than the kernels support."""
+    if capability < OLDEST_CAPABILITY:
+        raise RuntimeError(
+            f"{device} has compute capability {capability[0]}.{capability[1]}, but convt3d needs "
+            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or newer"
+        )
+
+
+def _architecture_flags(device_index: int) -> list[str]:
+    """nvcc flags for a device; CONVT3D_ARCH=8.0 runs that architecture's PTX on a newer card."""
+    import torch
+
+    asked = os.environ.get("CONVT3D_ARCH", "")
+    if asked:
+        number = asked.replace(".", "")
+        if not number.isdigit() or int(number) < 80:
+            raise RuntimeError(f"CONVT3D_ARCH={asked!r}, but must be like 8.0, and at least 8.0")
+        return [f"-gencode=arch=compute_{number},code=compute_{number}"]
+    capability = torch.cuda.get_device_capability(device_index)
+    check_capability(capability, torch.cuda.get_device_name(device_index))
+    number = f"{capability[0]}{capability[1]}"
+    return [f"-gencode=arch=compute_{number},code=sm_{number}"]
+
+
+def _cache_directory() -> Path:
+    asked = os.environ.get("CONVT3D_CACHE") or os.environ.get("TORCH_EXTENSIONS_DIR")
+    return Path(asked) if asked else Path.home() / ".cache" / "convt3d"
+
+
+def _compile(name: str, source: str, target: str, flags: list[str], directory: Path) -> None:
+    from torch.utils import cpp_extension
+
+    options: dict[str, object] = {}
+    if "no_implicit_headers" in inspect.signature(cpp_extension.load_inline).parameters:
+        options["no_implicit_headers"] = True
+    if target == "host":
+        options |= {"cpp_sources": [source], "extra_cflags": flags}
+    else:
+        options |= {"cpp_sources": [""], "cuda_sources": [source], "extra_cuda_cflags": flags}
+    started = time.monotonic()
+    try:
+        cpp_extension.load_inline(
+            name, build_directory=str(directory), is_python_module=False, **options
+        )
+    except (RuntimeError, OSError) as error:
+        kept = directory / ("main.cpp" if target == "host" else "cuda.cu")
+        raise RuntimeError(
+            f"compiling {name} failed after {time.monotonic() - started:.0f} s; its source is {kept}\n"
+            f"{_first_errors(str(error))}"
+        ) from error
+
+
+def _first_errors(log: str, count: int = 10) -> str:
+    """Returns the lines of a compiler's log that say what is wrong, or its end."""
+    lines = [line for line in log.splitlines() if "error" in line]
+    return "\n".join(lines[:count] or log.splitlines()[-count:])

@@ -1,0 +1,70 @@
+"""The public function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convt3d import ops  # noqa: F401  registers torch.ops.convt3d
+from convt3d.geometry import triple
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """Applies a 3-D transposed convolution, as torch.nn.functional.conv_transpose3d does.
+
+    CUDA tensors run on the GPU, CPU tensors on the emulator of the same kernels. Differentiable in input, weight and
+    bias, to any order. Bitwise repeatable.
+
+    Args:
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); fp64, fp32, fp16 or bf16, on a CPU or CUDA device, any strides.
+        weight: (C_in, C_out/groups, kD, kH, kW), of the input's dtype and device.
+        bias: (C_out,), likewise, or None.
+        stride: step between the outputs of two neighbouring inputs; one int, or three for D, H, W.
+        padding: elements cropped from both ends of each output axis, at least 0.
+        output_padding: elements added at the far end of each output axis, below stride or dilation.
+        groups: divides C_in and C_out into so many independent convolutions.
+        dilation: step between two taps; 1 means none.
+
+    Returns:
+        (N, C_out, oD, oH, oW), or without N for an input without it, in the input's dtype, with
+        oD = (D - 1) * stride - 2 * padding + dilation * (kD - 1) + output_padding + 1; channels_last_3d when
+        input or weight is.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        RuntimeError: dtypes, devices, shapes or parameters do not fit; or a compiler is missing or fails.
+    """
+    for name, value in (("input", input), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}, but must be a Tensor")
+    if bias is not None and not isinstance(bias, Tensor):
+        raise TypeError(f"bias is a {type(bias).__name__}, but must be a Tensor or None")
+    if not isinstance(groups, int):
+        raise TypeError(f"groups={groups!r}, but must be an int")
+    if input.dim() not in (4, 5):
+        raise RuntimeError(
+            f"input has {input.dim()} dimensions, but must have 5 (N, C_in, D, H, W), or 4 without N"
+        )
+    batched = input if input.dim() == 5 else input.unsqueeze(0)
+    output = torch.ops.convt3d.forward(
+        batched,
+        weight,
+        bias,
+        triple("stride", stride),
+        triple("padding", padding),
+        triple("output_padding", output_padding),
+        triple("dilation", dilation),
+        groups,
+    )
+    return output if input.dim() == 5 else output.squeeze(0)

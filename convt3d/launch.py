@@ -1,0 +1,336 @@
+"""From tensors to one kernel launch: fills the parameter struct of a plan and calls the compiled part."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convt3d import build, plan
+from convt3d.emulator import runtime
+from convt3d.geometry import Geometry
+from convt3d.plan import Plan
+
+DTYPE_NAMES = {
+    torch.float64: "f64",
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+}
+# Offsets and loop counters of a 32-bit plan stay below 2^31 with room for a last, partial tile.
+LARGEST_32_BIT_EXTENT = 2**31 - 2**20
+# As in kernels/gather.py.
+TILE_POSITIONS = 128
+
+
+class _Axis(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            "input_size",
+            "output_size",
+            "kernel_size",
+            "stride",
+            "padding",
+            "dilation",
+            "gcd",
+            "tap_step",
+            "dilation_inverse",
+        )
+    ]
+
+
+class _Strides(ctypes.Structure):
+    _fields_ = [
+        ("outer", ctypes.c_int64),
+        ("channel", ctypes.c_int64),
+        ("space", ctypes.c_int64 * 3),
+    ]
+
+
+class GatherParams(ctypes.Structure):
+    """Mirrors GatherParams of kernels/params.py."""
+
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("source_channels", ctypes.c_int64),
+        ("destination_channels", ctypes.c_int64),
+        ("axis", _Axis * 3),
+        ("source", _Strides),
+        ("destination", _Strides),
+        ("weight_group", ctypes.c_int64),
+        ("weight_source", ctypes.c_int64),
+        ("weight_destination", ctypes.c_int64),
+        ("weight_tap", ctypes.c_int64 * 3),
+        ("tile_rows", ctypes.c_int64),
+        ("tile_columns", ctypes.c_int64),
+        ("channels_innermost", ctypes.c_int64),
+        ("source_data", ctypes.c_void_p),
+        ("weight_data", ctypes.c_void_p),
+        ("bias_data", ctypes.c_void_p),
+        ("destination_data", ctypes.c_void_p),
+    ]
+
+
+class WeightParams(ctypes.Structure):
+    """Mirrors WeightParams of kernels/params.py."""
+
+    _fields_ = [
+        ("batch", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("in_channels", ctypes.c_int64),
+        ("out_channels", ctypes.c_int64),
+        ("axis", _Axis * 3),
+        ("input", _Strides),
+        ("grad_output", _Strides),
+        ("grad_weight", _Strides),
+        ("splits", ctypes.c_int64),
+        ("want_weight", ctypes.c_int64),
+        ("want_bias", ctypes.c_int64),
+        ("input_data", ctypes.c_void_p),
+        ("grad_output_data", ctypes.c_void_p),
+        ("grad_weight_data", ctypes.c_void_p),
+        ("grad_bias_data", ctypes.c_void_p),
+        ("partials", ctypes.c_void_p),
+    ]
+
+
+def allocate(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, channels_last: bool
+) -> Tensor:
+    """Returns an uninitialised tensor; every result and workspace of the op comes from here.
+
+    A harness may replace this function, to place results between guard bands and poison them.
+    """
+    if channels_last:
+        return torch.empty(
+            tuple(shape), dtype=dtype, device=device, memory_format=torch.channels_last_3d
+        )
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
+def is_channels_last(*tensors: Tensor) -> bool:
+    """Whether native would answer these operands in channels_last_3d: when one of them lies so."""
+    return any(
+        not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last_3d)
+        for tensor in tensors
+    )
+
+
+def gather(
+    primitive: str,
+    geometry: Geometry,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    destination: Tensor,
+) -> Plan:
+    """Runs forward (source is input) or grad_input (source is grad_output) into destination.
+
+    Returns:
+        The plan that ran.
+
+    Raises:
+        RuntimeError: a build or a launch failed.
+    """
+    chosen = plan.choose(
+        primitive,
+        geometry,
+        _fit_32_bits(source, weight, destination),
+        _multiprocessors(source.device),
+    )
+    template = _gather_template(
+        primitive, geometry, source.stride(), weight.stride(), destination.stride()
+    )
+    params = GatherParams.from_buffer_copy(template)
+    params.source_data = source.data_ptr()
+    params.weight_data = weight.data_ptr()
+    params.bias_data = bias.data_ptr() if bias is not None else None
+    params.destination_data = destination.data_ptr()
+    forward = primitive == "forward"
+    flags = (int(forward), int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
+    _launch("gather", params, flags, source, f"{primitive} with plan {chosen}")
+    return chosen
+
+
+def weight_gradient(
+    geometry: Geometry,
+    input: Tensor | None,
+    grad_output: Tensor,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+) -> Plan:
+    """Runs grad_weight, grad_bias or both in one pass; what is None is not computed.
+
+    Returns:
+        The plan that ran.
+
+    Raises:
+        RuntimeError: a build or a launch failed.
+    """
+    tensors = [t for t in (input, grad_output, grad_weight) if t is not None]
+    chosen = plan.choose(
+        "grad_weight", geometry, _fit_32_bits(*tensors), _multiprocessors(grad_output.device)
+    )
+    template = _weight_template(
+        geometry,
+        chosen.splits,
+        input.stride() if input is not None else (0,) * 5,
+        grad_output.stride(),
+        grad_weight.stride() if grad_weight is not None else (0,) * 5,
+    )
+    params = WeightParams.from_buffer_copy(template)
+    params.want_weight, params.want_bias = grad_weight is not None, grad_bias is not None
+    params.input_data = input.data_ptr() if input is not None else None
+    params.grad_output_data = grad_output.data_ptr()
+    params.grad_weight_data = grad_weight.data_ptr() if grad_weight is not None else None
+    params.grad_bias_data = grad_bias.data_ptr() if grad_bias is not None else None
+    if chosen.splits > 1:
+        elements = sum(t.numel() for t in (grad_weight, grad_bias) if t is not None)
+        accumulator = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
+        partials = allocate((chosen.splits, elements), accumulator, grad_output.device, False)
+        params.partials = partials.data_ptr()
+    flags = (int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
+    _launch("weight", params, flags, grad_output, f"grad_weight with plan {chosen}")
+    return chosen
+
+
+def _launch(
+    family: str,
+    params: ctypes.Structure,
+    flags: tuple[int, ...],
+    tensor: Tensor,
+    what: str,
+) -> None:
+    """Calls the part for the tensor's dtype and device, on its device's current stream."""
+    if tensor.is_cuda:
+        with torch.cuda.device(tensor.device):
+            entry = _entry(family, tensor.dtype, "cuda", tensor.device.index)
+            stream = torch.cuda.current_stream(tensor.device).cuda_stream
+            error = entry(ctypes.byref(params), *flags, stream)
+    else:
+        _say_once_that_this_is_the_emulator()
+        entry = _entry(family, tensor.dtype, "host", 0)
+        error = entry(ctypes.byref(params), *flags, runtime.current_schedule())
+    if error:
+        raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {error.decode()}")
+
+
+@functools.cache
+def _entry(
+    family: str, dtype: torch.dtype, target: str, device_index: int
+) -> ctypes._NamedFuncPointer:
+    library = build.library(f"{family}_{DTYPE_NAMES[dtype]}", target, device_index)
+    mirror = GatherParams if family == "gather" else WeightParams
+    library.convt3d_params_bytes.restype = ctypes.c_int64
+    if library.convt3d_params_bytes() != ctypes.sizeof(mirror):
+        raise RuntimeError(f"{mirror.__name__} here and in kernels/params.py differ in size")
+    entry = getattr(library, f"convt3d_{family}")
+    entry.restype = ctypes.c_char_p
+    flags = 3 if family == "gather" else 2
+    entry.argtypes = [ctypes.POINTER(mirror), *[ctypes.c_int] * flags, ctypes.c_void_p]
+    return entry
+
+
+@functools.cache
+def _say_once_that_this_is_the_emulator() -> None:
+    warnings.warn(
+        "convt3d runs CPU tensors on its kernel emulator, which is meant for verification and slow; "
+        "move the tensors to a GPU for speed",
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _fit_32_bits(*tensors: Tensor) -> bool:
+    """Whether every element count and every offset fits a 32-bit plan."""
+    for tensor in tensors:
+        reach = sum(
+            (size - 1) * abs(stride)
+            for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        if max(reach, tensor.numel()) >= LARGEST_32_BIT_EXTENT:
+            return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def _gather_template(
+    primitive: str,
+    geometry: Geometry,
+    source: tuple[int, ...],
+    weight: tuple[int, ...],
+    destination: tuple[int, ...],
+) -> bytes:
+    """Returns the struct without its pointers; the rest depends on shapes and strides alone."""
+    forward = primitive == "forward"
+    params = GatherParams(batch=geometry.batch, groups=geometry.groups)
+    per_group = (geometry.in_channels_per_group, geometry.out_channels_per_group)
+    params.source_channels, params.destination_channels = per_group if forward else per_group[::-1]
+    params.axis = _axes(geometry)
+    params.source, params.destination = _strides(source), _strides(destination)
+    params.weight_group = geometry.in_channels_per_group * weight[0]
+    params.weight_source, params.weight_destination = (
+        weight[:2] if forward else (weight[1], weight[0])
+    )
+    params.weight_tap = (ctypes.c_int64 * 3)(*weight[2:])
+    width = (geometry.output_size if forward else geometry.input_size)[2]
+    tiles = -(-width // TILE_POSITIONS)
+    params.tile_columns = -(-width // tiles)
+    params.tile_rows = TILE_POSITIONS // params.tile_columns
+    params.channels_innermost = destination[1] == 1 and destination[4] != 1
+    return bytes(params)
+
+
+@functools.lru_cache(maxsize=4096)
+def _weight_template(
+    geometry: Geometry,
+    splits: int,
+    input: tuple[int, ...],
+    grad_output: tuple[int, ...],
+    grad_weight: tuple[int, ...],
+) -> bytes:
+    params = WeightParams(
+        batch=geometry.batch,
+        groups=geometry.groups,
+        in_channels=geometry.in_channels_per_group,
+        out_channels=geometry.out_channels_per_group,
+        splits=splits,
+    )
+    params.axis = _axes(geometry)
+    params.input, params.grad_output = _strides(input), _strides(grad_output)
+    params.grad_weight = _strides(grad_weight)
+    return bytes(params)
+
+
+def _axes(geometry: Geometry) -> ctypes.Array[_Axis]:
+    axes = (_Axis * 3)()
+    for index in range(3):
+        axis = geometry.axis(index)
+        axes[index] = _Axis(
+            axis.input_size,
+            axis.output_size,
+            axis.kernel_size,
+            axis.stride,
+            axis.padding,
+            axis.dilation,
+            axis.stride_dilation_gcd,
+            axis.tap_step,
+            axis.dilation_inverse,
+        )
+    return axes
+
+
+def _strides(strides: tuple[int, ...]) -> _Strides:
+    return _Strides(strides[0], strides[1], (ctypes.c_int64 * 3)(*strides[2:]))

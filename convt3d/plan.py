@@ -1,0 +1,154 @@
+"""Which kernel runs a call: plans are plain data, listed by `candidates` and picked by `choose`. No torch.
+
+A plan's name is what case strings, logs and `convt3d.plan.forced` use: `tiled.i32`, `direct.i64`,
+`tiled.i32.split4`. Its parts: the kernel, the width of the indices it computes with, and the split-K
+factor, which only grad_weight has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from convt3d.geometry import Geometry
+
+PRIMITIVES = ("forward", "grad_input", "grad_weight")
+KERNELS = ("tiled", "direct")
+
+# Channels a group from which a shared-memory tile pays for itself. With fewer, most of a channel tile is
+# idle and a thread an element is as fast.
+SMALLEST_TILED_CHANNELS = 8
+# grad_weight: a split shorter than this many products costs more in its reduction than it gains.
+SMALLEST_SPLIT_PRODUCTS = 1024
+LARGEST_SPLIT = 128
+# Blocks a multiprocessor that split-K aims at.
+BLOCKS_PER_MULTIPROCESSOR = 8
+# The tiles of the kernels, for counting blocks: see kernels/grad_weight.py.
+WEIGHT_TILE_ROWS, WEIGHT_TILE_COLUMNS = 32, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run one primitive.
+
+    Args:
+        kernel: "tiled" (shared-memory tiles) or "direct" (an element a thread).
+        index_bits: 32 or 64, the width of every index and offset in the kernel.
+        splits: split-K factor; above 1 a second launch adds the partial sums in order.
+    """
+
+    kernel: str
+    index_bits: int
+    splits: int = 1
+
+    def __str__(self) -> str:
+        name = f"{self.kernel}.i{self.index_bits}"
+        return name if self.splits == 1 else f"{name}.split{self.splits}"
+
+
+def parse_plan(name: str) -> Plan:
+    """Returns the plan of that name.
+
+    Raises:
+        RuntimeError: it is not a plan's name.
+    """
+    kernel, _, rest = name.partition(".")
+    index, _, split = rest.partition(".")
+    digits = split.removeprefix("split")
+    well_formed = split == "" or (split != digits and digits.isdigit() and int(digits) > 1)
+    if kernel not in KERNELS or index not in ("i32", "i64") or not well_formed:
+        raise RuntimeError(
+            f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4'"
+        )
+    return Plan(kernel, int(index[1:]), int(digits) if digits else 1)
+
+
+def reduction_length(primitive: str, geometry: Geometry) -> int:
+    """Returns the largest number of products behind one element of the primitive's result."""
+    if primitive == "forward":
+        return geometry.taps * geometry.in_channels_per_group
+    if primitive == "grad_input":
+        return geometry.taps * geometry.out_channels_per_group
+    depth, height, width = geometry.input_size
+    return geometry.batch * depth * height * width
+
+
+def candidates(primitive: str, geometry: Geometry, fits_32_bits: bool = True) -> list[Plan]:
+    """Returns every plan that can run the primitive, simplest last.
+
+    Args:
+        primitive: one of PRIMITIVES.
+        geometry: what is computed.
+        fits_32_bits: whether every offset into every tensor stays below 2^31.
+    """
+    widths = (32, 64) if fits_32_bits and _coordinates_fit(geometry) else (64,)
+    plans = [Plan(kernel, width) for kernel in KERNELS for width in widths]
+    if primitive == "grad_weight":
+        length = reduction_length(primitive, geometry)
+        splits = [count for count in (2, 3, 7) if count <= length]
+        plans += [Plan("tiled", width, count) for width in widths for count in splits]
+    return plans
+
+
+def choose(
+    primitive: str, geometry: Geometry, fits_32_bits: bool = True, multiprocessors: int = 1
+) -> Plan:
+    """Returns the plan that is expected to be fastest; one a test forces with `forced` goes first.
+
+    Args:
+        primitive, geometry, fits_32_bits: as for `candidates`.
+        multiprocessors: of the device; 1 for the emulator.
+    """
+    if primitive in _forced:
+        plan = _forced[primitive]
+        if plan.index_bits == 32 and not (fits_32_bits and _coordinates_fit(geometry)):
+            raise RuntimeError(f"plan {plan} is forced on {primitive}, but an offset needs 64 bits")
+        return plan
+    width = 32 if fits_32_bits and _coordinates_fit(geometry) else 64
+    if primitive == "grad_weight":
+        return Plan("tiled", width, _choose_splits(geometry, multiprocessors))
+    sums, results = geometry.in_channels_per_group, geometry.out_channels_per_group
+    if primitive == "grad_input":
+        sums, results = results, sums
+    kernel = "direct" if min(sums, results) < SMALLEST_TILED_CHANNELS else "tiled"
+    return Plan(kernel, width)
+
+
+@contextmanager
+def forced(plans: dict[str, str]) -> Iterator[None]:
+    """Makes `choose` return these plans, by primitive, in the whole process; for tests.
+
+    Args:
+        plans: primitive -> plan name; a primitive that is left out, or is "auto", is chosen as usual.
+
+    Raises:
+        RuntimeError: a name is not a primitive's or a plan's.
+    """
+    for primitive in plans:
+        if primitive not in PRIMITIVES:
+            raise RuntimeError(f"primitive={primitive!r}, but must be one of {PRIMITIVES}")
+    before = dict(_forced)
+    _forced.update({key: parse_plan(name) for key, name in plans.items() if name != "auto"})
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+# Process-wide, not a context variable: autograd runs backward on threads of its own.
+_forced: dict[str, Plan] = {}
+
+
+def _coordinates_fit(geometry: Geometry) -> bool:
+    return all(geometry.axis(index).largest_coordinate < 2**31 for index in range(3))
+
+
+def _choose_splits(geometry: Geometry, multiprocessors: int) -> int:
+    rows = -(-geometry.in_channels_per_group // WEIGHT_TILE_ROWS)
+    columns = -(-geometry.out_channels_per_group * geometry.taps // WEIGHT_TILE_COLUMNS)
+    blocks = geometry.groups * rows * columns
+    wanted = -(-multiprocessors * BLOCKS_PER_MULTIPROCESSOR // blocks) if multiprocessors > 1 else 1
+    affordable = reduction_length("grad_weight", geometry) // SMALLEST_SPLIT_PRODUCTS
+    return max(1, min(wanted, affordable, LARGEST_SPLIT))
