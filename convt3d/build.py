@@ -14,7 +14,6 @@ import ctypes
 import fcntl
 import functools
 import hashlib
-import importlib
 import inspect
 import os
 import shutil
@@ -22,6 +21,9 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+
+from convt3d.emulator import host
+from convt3d.kernels import gather, params, primitives, weight
 
 # dtype name -> C++ type
 SCALARS = {
@@ -70,21 +72,25 @@ def translation_unit(part: str, target: str) -> str:
     if target not in TARGETS:
         raise RuntimeError(f"target={target!r}, but must be one of {TARGETS}")
     family, dtype = part.split("_")
-    machine = "convt3d.emulator.host" if target == "host" else "convt3d.kernels.primitives"
-    names = (machine, "convt3d.kernels.params", f"convt3d.kernels.{family}")
-    pieces = [_with_line_directive(importlib.import_module(name)) for name in names]
+    machine = host if target == "host" else primitives
+    kernels = gather if family == "gather" else weight
+    pieces = [_with_line_directive(module) for module in (machine, params, kernels)]
     entry = _ENTRY[family].format(scalar=SCALARS[dtype])
     return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry])
 
 
 def _with_line_directive(module: ModuleType) -> str:
-    """Returns the module's SOURCE so that compilers and sanitizers report lines of the .py file."""
+    """Returns the module's SOURCE so that compilers and sanitizers report lines of the .py file.
+
+    The path starts at the package, so that clones of the repository share a cache.
+    """
+    path = module.__name__.replace(".", "/") + ".py"
     text = inspect.getsource(module)
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SOURCE":
             # The text after the quotes starts on the next line.
-            return f'#line {node.value.lineno + 1} "{module.__file__}"{module.SOURCE}'
-    raise RuntimeError(f"{module.__file__} has no SOURCE")
+            return f'#line {node.value.lineno + 1} "{path}"{module.SOURCE}'
+    raise RuntimeError(f"{path} has no SOURCE")
 
 
 @functools.cache

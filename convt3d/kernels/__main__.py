@@ -20,7 +20,7 @@ from convt3d import build
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90")
 HOST_FLAGS = ("-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v")
+CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v", "-o", os.devnull)
 
 # What ptxas -v says of a function; a kernel's registers and static shared memory follow.
 FUNCTION = re.compile(
@@ -78,14 +78,9 @@ def formatted(module: str) -> str:
     literal = find_source(module)
     if literal is None:
         return module
-    style = f"--style=file:{ROOT / '.clang-format'}"
-    run = subprocess.run(
-        [clang_format(), style, "--assume-filename=source.cu"],
-        input=literal.removeprefix('r"""').removesuffix('"""').strip("\n") + "\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [clang_format(), f"--style=file:{ROOT / '.clang-format'}", "--assume-filename=a.cu"]
+    text = literal.removeprefix('r"""').removesuffix('"""').strip("\n") + "\n"
+    run = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
     return module.replace(literal, f'r"""\n{run.stdout}"""')
 
 
@@ -110,23 +105,20 @@ def compile_part(part: str, target: str) -> list[Usage]:
     Raises:
         CompileError: the compiler is missing or refuses the part, or the part holds no kernel.
     """
-    if target == "host":
-        command, suffix = [os.environ.get("CXX", "g++"), *HOST_FLAGS], ".cpp"
-    else:
-        command = [nvcc() or "nvcc", *CUDA_FLAGS, f"-arch={target}", "-o", os.devnull]
-        suffix = ".cu"
+    command, suffix = [os.environ.get("CXX", "g++"), *HOST_FLAGS], "cpp"
+    if target != "host":
+        command, suffix = [nvcc() or "nvcc", *CUDA_FLAGS, f"-arch={target}"], "cu"
     if shutil.which(command[0]) is None:
         raise CompileError(f"there is no {command[0]}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, part + suffix)
+        path = Path(folder, f"{part}.{suffix}")
         path.write_text(build.translation_unit(part, "host" if target == "host" else "cuda"))
         run = subprocess.run([*command, path], capture_output=True, text=True, check=False)
-    log = run.stdout + run.stderr
+    usages = parse_ptxas(run.stderr)
     if run.returncode != 0:
-        raise CompileError(log)
-    usages = parse_ptxas(log)
+        raise CompileError(run.stdout + run.stderr)
     if target != "host" and not any(usage.registers for usage in usages):
-        raise CompileError(f"part {part} holds no kernel:\n{log}")
+        raise CompileError(f"part {part} holds no kernel")
     return usages
 
 
@@ -137,31 +129,26 @@ def parse_ptxas(log: str) -> list[Usage]:
     if names and shutil.which("c++filt"):
         filtered = subprocess.run(["c++filt", *names], capture_output=True, text=True, check=True)
         names = [name.split("(")[0].removeprefix("void ") for name in filtered.stdout.splitlines()]
-    return [
-        Usage(
-            name=name,
-            registers=int(match["registers"] or 0),
-            shared_bytes=int(match["shared"] or 0),
-            stack_bytes=int(match["stack"]),
-            spill_bytes=int(match["stores"]) + int(match["loads"]),
-        )
-        for name, match in zip(names, found)
-    ]
+    usages = []
+    for name, match in zip(names, found):
+        registers, shared = int(match["registers"] or 0), int(match["shared"] or 0)
+        spilled = int(match["stores"]) + int(match["loads"])
+        usages.append(Usage(name, registers, shared, int(match["stack"]), spilled))
+    return usages
 
 
 def run_format(check: bool) -> int:
     """Formats every SOURCE in place, or names those that it would change. Returns the exit status."""
     status = 0
     for path in source_modules():
-        before = path.read_text()
-        after = formatted(before)
-        if before == after:
+        module = path.read_text()
+        if module == formatted(module):
             continue
         if check:
             status = 1
             print(f"{path.relative_to(ROOT)}: SOURCE is not formatted; make format")
         else:
-            path.write_text(after)
+            path.write_text(formatted(module))
     return status
 
 
