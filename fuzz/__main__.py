@@ -1,0 +1,198 @@
+"""The command line: python -m fuzz run | repro | keep | list."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fuzz import corpus, machine
+from fuzz.campaign import BROKEN, FAILED, PASSED, Campaign
+from fuzz.case import LANES, MODES, CaseError, parse_case
+from fuzz.legs import LEGS, SUBJECT_MODULE, Examination, HarnessError, Legs
+from fuzz.number import DTYPES
+from fuzz.progress import case_counts
+from fuzz.search import PROFILES
+from fuzz.shard import Options
+from fuzz.worker import DEFAULT_TIME_LIMIT_S, SubjectError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code, 2 for anything wrong with the command itself."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.command(parsed)
+    except (CaseError, corpus.CorpusError, SubjectError, HarnessError) as error:
+        print(f"fuzz: {error}", file=sys.stderr)
+        return BROKEN
+    except KeyboardInterrupt:
+        print("fuzz: interrupted", file=sys.stderr)
+        return BROKEN
+    return code
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs a campaign."""
+    examples, profile = arguments.examples, arguments.profile
+    if profile is None and examples is None and arguments.duration is not None:
+        profile = "timed"
+    profile = profile or "dev"
+    if examples is None:
+        examples = PROFILES.get(profile)
+    shards = arguments.shards or machine.usable_cores()
+    if examples is not None:
+        shards = max(1, min(shards, examples // 10))
+    corpus.load_all(arguments.corpus)  # say now what is wrong with it
+    options = Options(
+        seed=random.SystemRandom().getrandbits(32) if arguments.seed is None else arguments.seed,
+        profile=profile,
+        examples=examples,
+        duration_s=arguments.duration,
+        shards=shards,
+        dtypes=arguments.dtypes,
+        lanes=arguments.lanes,
+        modes=arguments.modes,
+        subject_module=arguments.subject_module,
+        time_limit_s=arguments.time_limit,
+        corpus=arguments.corpus,
+        corpus_only=arguments.corpus_only,
+        stop_on_failure=arguments.stop_on_failure,
+        state=arguments.state,
+        keep_native=arguments.keep_native,
+    )
+    return Campaign(options).run()
+
+
+def repro(arguments: argparse.Namespace) -> int:
+    """Runs one case on every leg, each in a fresh process, and shows the verdicts."""
+    case = parse_case(arguments.case)
+    print(f"{case}\n", flush=True)
+    with Legs(arguments.subject_module, arguments.time_limit) as legs:
+        facts = {**machine.own_facts(), **legs.await_facts()}
+        if problem := machine.gpu_problem(facts):
+            raise SubjectError(problem)
+        examination = legs.examine(case)
+    for leg in LEGS:
+        print(f"{leg:10} {_verdict(examination, leg)}")
+    print(f"\n{examination.card(machine.one_line(facts))}")
+    return FAILED if set(examination.failing_legs()) - {"native"} else PASSED
+
+
+def keep(arguments: argparse.Namespace) -> int:
+    """Appends a case to the corpus."""
+    case = parse_case(arguments.case)
+    path = corpus.keep(case, arguments.why, arguments.file, arguments.corpus)
+    print(f"kept {case} in {path}")
+    return PASSED
+
+
+def list_corpus(arguments: argparse.Namespace) -> int:
+    """Prints every case of the corpus with its reason."""
+    entries = corpus.load_all(arguments.corpus)
+    for entry in entries:
+        print(f"{entry.file}.txt:{entry.line}: {entry.why}\n    {entry.case}")
+    print(f"{len(entries)} cases: {case_counts(entry.case for entry in entries)}")
+    return PASSED
+
+
+def _verdict(examination: Examination, leg: str) -> str:
+    judgement = examination.judgements[leg]
+    parts = (judgement.verdict.value, judgement.result)
+    text = " ".join(filter(None, parts))
+    return f"{text}: {judgement.detail}" if judgement.detail else text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fuzz", description="Judges convt3d on random and on kept cases."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run a campaign: the corpus, then random cases"))
+
+    command = commands.add_parser("repro", help="run one case on every leg")
+    command.set_defaults(command=repro)
+    command.add_argument("case", metavar="CASE", help="case string")
+    _add_subject_options(command)
+
+    command = commands.add_parser("keep", help="append a case to the corpus")
+    command.set_defaults(command=keep)
+    command.add_argument("case", metavar="CASE", help="case string")
+    command.add_argument("--why", required=True, metavar="TEXT", help="why it is worth keeping")
+    command.add_argument("--file", default=corpus.REGRESSIONS, metavar="NAME", help="corpus file")
+    _add_corpus_option(command)
+
+    command = commands.add_parser("list", help="print the corpus")
+    command.set_defaults(command=list_corpus)
+    _add_corpus_option(command)
+    return parser
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(command=run)
+    add = command.add_argument
+    add("--duration", type=_positive_float, metavar="S", help="end after so many seconds")
+    add("--examples", type=_positive_int, metavar="N", help="end after so many generated cases")
+    add("--profile", choices=PROFILES, help=f"examples by name: {PROFILES}")
+    add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
+    add("--shards", type=_positive_int, metavar="N", help="processes; default: one a core")
+    add("--dtypes", type=_names(DTYPES), metavar="A,B", help=f"of {', '.join(DTYPES)}")
+    add("--lanes", type=_names(LANES), metavar="A,B", help=f"of {', '.join(LANES)}")
+    add("--modes", type=_names(MODES), metavar="A,B", help=f"of {', '.join(MODES)}")
+    add("--corpus-only", action="store_true", help="generate nothing")
+    add("--stop-on-failure", action="store_true", help="end at the first failure of ours")
+    add("--keep-native", action="store_true", help="append native findings to the corpus")
+    add("--state", type=Path, default=Path(".convt3d"), metavar="DIR", help="findings, journal")
+    _add_corpus_option(command)
+    _add_subject_options(command)
+
+
+def _add_corpus_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--corpus", type=Path, default=corpus.DIRECTORY, metavar="DIR", help="where the corpus is"
+    )
+
+
+def _add_subject_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--subject-module", default=SUBJECT_MODULE, metavar="MODULE", help="what is examined"
+    )
+    command.add_argument(
+        "--time-limit",
+        type=_positive_float,
+        default=DEFAULT_TIME_LIMIT_S,
+        metavar="S",
+        help="seconds a case may take on a leg",
+    )
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}, but must be at least 1")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{value}, but must be above 0")
+    return value
+
+
+def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of names that are separated by commas."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(text.split(","))
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r}, but must be of {', '.join(allowed)}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""The judge: compares what a leg returned with what the reference expects.
+
+int lane: the correctly rounded exact integer, bit for bit but for the sign of zero, wherever the
+table of fuzz.bounds says that the leg's sums are exact. Elsewhere: each element within its bound; NaN
+where NaN must be and infinities of the right sign where they must be, but for what fuzz.special
+excuses. Passing is decided by few vectorised operations; the excuses are looked at on failure only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuzz import special
+from fuzz.bounds import (
+    TABLE,
+    Arithmetic,
+    Expectation,
+    Values,
+    accumulation_bound,
+    element_bound,
+    expect,
+    overflow_threshold,
+)
+from fuzz.case import Case
+from fuzz.number import RawBits, decode, encode, smallest_subnormal, storage
+from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
+
+__all__ = ["Comparison", "Expectation", "compare", "expect", "judge", "proves_nothing"]
+
+Mask = NDArray[np.bool_]
+
+# A case is mistrusted if a subject that returns nothing but zeros would be right on more than this
+# share of the elements of output, of grad_input and of grad_weight: nine wrong elements in ten would
+# then go unseen. One of the three below it is enough to show the subject at work. Elements without a
+# product do not count: they are zero, or the bias, by the shape of the case and not by its data.
+LARGEST_SHARE_OF_ZEROS = 0.9
+
+_PLAN_OF = {
+    "output": "forward",
+    "grad_input": "grad_input",
+    "grad_weight": "grad_weight",
+    "grad_bias": "grad_weight",  # computed in the same pass
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One result of one leg beside what was expected of it.
+
+    Args:
+        result: one of RESULTS.
+        dtype: of the result.
+        raw: what the leg returned.
+        exact: exact values, not yet rounded to the dtype.
+        bound: largest error allowed, negative where no finite value is right; None where the
+            correctly rounded answer is demanded.
+        wrong: which elements are wrong; None if none is.
+        share: largest share of the bound used by an element that is right.
+    """
+
+    result: str
+    dtype: str
+    raw: RawBits
+    exact: Values
+    bound: Values | None
+    wrong: Mask | None
+    share: float = 0.0
+
+    @property
+    def got(self) -> Values:
+        """Values of raw."""
+        return decode(self.raw, self.dtype)
+
+    @property
+    def expected_raw(self) -> RawBits:
+        """The exact values, correctly rounded to the dtype."""
+        return encode(self.exact, self.dtype)
+
+    @property
+    def expected(self) -> Values:
+        """Values of expected_raw."""
+        return decode(self.expected_raw, self.dtype)
+
+    @property
+    def first_wrong(self) -> tuple[int, ...]:
+        """Index of the first wrong element; there must be one."""
+        assert self.wrong is not None
+        return tuple(int(i) for i in np.unravel_index(self.wrong.argmax(), self.wrong.shape))
+
+
+def judge(case: Case, expectation: Expectation, outcome: Outcome, leg: str) -> Judgement:
+    """Judges what one leg did with a case.
+
+    Args:
+        case: the case.
+        expectation: expect(case, inputs).
+        outcome: what the leg's subject did.
+        leg: "convt3d", "oracle" or "native".
+    """
+    if outcome.status != "ok":
+        return Judgement(leg, Verdict(outcome.status), detail=outcome.message)
+    if outcome.damage:
+        return Judgement(leg, Verdict.WRONG, detail="; ".join(outcome.damage))
+    for result, fault in _faults(case, expectation, outcome, leg):
+        return Judgement(leg, Verdict.WRONG, result, fault)
+    comparisons = [
+        compare(expectation, outcome, leg, result)
+        for result in RESULTS
+        if result in outcome.results
+    ]
+    wrong = [comparison for comparison in comparisons if comparison.wrong is not None]
+    share = max((comparison.share for comparison in comparisons), default=0.0)
+    if wrong:
+        return _judge_wrong(leg, wrong, share)
+    if proves_nothing(expectation):
+        detail = "the expected results are almost all zeros, so that a pass would prove nothing"
+        return Judgement(leg, Verdict.MISTRUSTED, detail=detail, share_of_bound=share)
+    return Judgement(leg, Verdict.PASS, share_of_bound=share)
+
+
+def compare(expectation: Expectation, outcome: Outcome, leg: str, result: str) -> Comparison:
+    """Compares one result, whose shape and dtype are right, element by element.
+
+    Args:
+        expectation: of the case.
+        outcome: with that result in it.
+        leg: "convt3d", "oracle" or "native".
+        result: one of RESULTS.
+    """
+    case, raw = expectation.case, outcome.results[result]
+    arithmetic = TABLE[leg, case.dtype]
+    exact = getattr(expectation.values, result)
+    if case.lane == "int" and arithmetic.exact_integers:
+        wrong = _wrong_integers(expectation, raw, arithmetic.output, result)
+        return Comparison(result, arithmetic.output, raw, exact, None, wrong)
+    plan = _plan(case, outcome, leg, result)
+    with np.errstate(invalid="ignore", over="ignore"):
+        bound = _bound(expectation, arithmetic, _splits(plan), result)
+        got = decode(raw, arithmetic.output)
+        error = np.abs(got - exact)
+        right = error <= bound
+        if right.all():
+            share = _largest(error / bound)
+            return Comparison(result, arithmetic.output, raw, exact, bound, None, share)
+        share = _largest(error[right] / bound[right])
+        wrong = ~(right | (got == exact) | (np.isnan(got) & np.isnan(exact)))
+    for excused in _excuses(expectation, arithmetic, leg, plan, result, got, error, bound):
+        if not wrong.any():
+            break
+        wrong &= ~excused()
+    wrong = wrong if wrong.any() else None
+    return Comparison(result, arithmetic.output, raw, exact, bound, wrong, share)
+
+
+def proves_nothing(expectation: Expectation) -> bool:
+    """Whether a subject that returns zeros would be almost right: see LARGEST_SHARE_OF_ZEROS."""
+    vanishing = smallest_subnormal(expectation.case.dtype) / 2  # and below rounds to zero
+    least = 1 - LARGEST_SHARE_OF_ZEROS
+    nonzero: dict[str, Mask] = {}
+    for result in ("grad_weight", "grad_input", "output"):
+        is_nonzero = ~(np.abs(getattr(expectation.values, result)) <= vanishing)
+        # A gradient that is not zero has products, so all elements may stand for those that have.
+        if result != "output" and np.count_nonzero(is_nonzero) >= least * is_nonzero.size:
+            return False
+        nonzero[result] = is_nonzero
+    has_products = False
+    for result, is_nonzero in nonzero.items():
+        counts: Mask = getattr(expectation.products, result) > 0
+        if counts.any():
+            has_products = True
+            if np.count_nonzero(is_nonzero & counts) >= least * np.count_nonzero(counts):
+                return False
+    return has_products
+
+
+def _faults(
+    case: Case, expectation: Expectation, outcome: Outcome, leg: str
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the form of the results: pairs of result and sentence."""
+    dtype = storage(TABLE[leg, case.dtype].output)
+    for result in outcome.results.keys() - set(RESULTS):
+        yield result, f"{result} is no result, but must be one of {', '.join(RESULTS)}"
+    for result in RESULTS:
+        raw = outcome.results.get(result)
+        if raw is None:
+            if result != "grad_bias" or case.bias:
+                yield result, f"{result} is missing"
+            continue
+        shape = getattr(expectation.exact, result).shape
+        if raw.shape != shape:
+            yield result, f"{result} has shape {raw.shape}, but must have {shape}"
+        elif raw.dtype != dtype:
+            yield result, f"{result} has bits of dtype {raw.dtype}, but must have {dtype}"
+
+
+def _judge_wrong(leg: str, wrong: list[Comparison], share: float) -> Judgement:
+    first = wrong[0]
+    assert first.wrong is not None
+    index, count = first.first_wrong, int(np.count_nonzero(first.wrong))
+    place = ", ".join(map(str, index))
+    detail = (
+        f"{count} of {first.wrong.size} elements of {first.result}, first at [{place}]: "
+        f"got {first.got[index]:.9g}, expected {first.expected[index]:.9g}"
+    )
+    if len(wrong) > 1:
+        detail += f"; also wrong: {', '.join(other.result for other in wrong[1:])}"
+    return Judgement(leg, Verdict.WRONG, first.result, detail, index, count, share)
+
+
+def _largest(shares: Values) -> float:
+    """The largest of them; NaN, from an infinite bound, does not count."""
+    return float(np.fmax.reduce(shares, axis=None, initial=0.0))
+
+
+def _wrong_integers(expectation: Expectation, raw: RawBits, dtype: str, result: str) -> Mask | None:
+    def compute() -> RawBits:
+        return encode(getattr(expectation.values, result), dtype)
+
+    expected = expectation.cached(("integers", dtype, result), compute)
+    wrong: Mask = raw != expected
+    if wrong.any():
+        wrong &= decode(raw, dtype) != decode(expected, dtype)  # signs of zero aside
+    return wrong if wrong.any() else None
+
+
+def _bound(expectation: Expectation, arithmetic: Arithmetic, splits: int, result: str) -> Values:
+    """Note [Bound] for each element; -1 where no finite value is right."""
+
+    def compute() -> Values:
+        exact = getattr(expectation.values, result)
+        magnitude = getattr(expectation.magnitude, result)
+        error = accumulation_bound(expectation.terms(result, splits), magnitude, arithmetic)
+        bound = element_bound(error, exact, arithmetic)
+        overflows = np.abs(exact) - error >= overflow_threshold(arithmetic.output)
+        bound[overflows | ~np.isfinite(exact)] = -1.0
+        return bound
+
+    return expectation.cached(("bound", arithmetic, splits, result), compute)
+
+
+def _excuses(
+    expectation: Expectation,
+    arithmetic: Arithmetic,
+    leg: str,
+    plan: str,
+    result: str,
+    got: Values,
+    error: Values,
+    bound: Values,
+) -> Iterator[Callable[[], Mask]]:
+    """The excuses of fuzz.special that hold for the plan, cheapest first."""
+    is_special = expectation.case.lane == "special"
+    if is_special and not plan.startswith("direct"):
+        yield lambda: special.excuse_zero_fill(
+            expectation, result, got, every_tap=plan == "native", flushes=arithmetic.flushes
+        )
+    if is_special and leg == "native":
+        yield lambda: special.excuse_own_zeros(expectation, result, got)
+    terms = expectation.terms(result, _splits(plan))
+    yield lambda: special.excuse_overflow(expectation, result, got, terms, arithmetic)
+    if is_special and arithmetic.flushes:
+        yield lambda: special.excuse_flush(expectation, result, error, bound)
+
+
+def _plan(case: Case, outcome: Outcome, leg: str, result: str) -> str:
+    """Name of the plan that computed a result; PyTorch's own op has the plan "native"."""
+    if leg != "convt3d":
+        return "native"
+    primitive = _PLAN_OF[result]
+    plan: Any = outcome.plans.get(primitive) or getattr(case, f"{primitive}_plan")
+    return str(plan)
+
+
+def _splits(plan: str) -> int:
+    """Number of partial sums that a plan's name states."""
+    match = re.search(r"\.split(\d+)$", plan)
+    return int(match.group(1)) if match else 0

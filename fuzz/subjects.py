@@ -1,0 +1,161 @@
+"""The three subjects, as functions that a worker process calls with a case.
+
+    convt3d   this project, every plan that a case names; on the GPU, or on the emulator
+    oracle    PyTorch's native op in float64 on the CPU with oneDNN off: it checks the judge
+    native    PyTorch's native op in the case's dtype, as a user gets it; it may crash or write out of bounds
+
+Each gets its own copies of the tensors, between guard bands, in memory that was dirtied first.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv_transpose3d as native_conv_transpose3d
+
+from convt3d import build, conv_transpose3d, launch, plan
+from convt3d.emulator import runtime
+from fuzz import data, number
+from fuzz.arena import DTYPES, Arena, ArenaFull, Placed
+from fuzz.case import Case
+from fuzz.outcome import RESULTS, Outcome
+
+# A user has more than one, and oneDNN splits its work then: some of its defects show only with a second thread.
+NATIVE_THREADS = 2
+# How much of the allocator's free memory is dirtied before native runs: more than a case's results take.
+DIRTY_BYTES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
+
+
+def warm_up(name: str) -> None:
+    """Gets a fresh worker ready: threads set, no warnings, and for convt3d every kernel built."""
+    torch.set_num_threads(NATIVE_THREADS if name == "native" else 1)
+    warnings.simplefilter("ignore")
+    if name == "convt3d":
+        build.build_all("cuda" if torch.cuda.is_available() else "host")
+
+
+def convt3d(case: Case) -> Outcome:
+    """Runs this project on a case; results, workspaces and inputs lie in an arena."""
+    plans = {primitive: getattr(case, f"{primitive}_plan") for primitive in plan.PRIMITIVES}
+    arena = _arena(_device())
+    with (
+        _allocating_in(arena),
+        _noting_plans() as ran,
+        plan.forced(plans),
+        runtime.schedule(case.mode, case.schedule),
+    ):
+        outcome = _run(conv_transpose3d, case, arena, case.dtype)
+    return replace(outcome, plans=ran)
+
+
+def oracle(case: Case) -> Outcome:
+    """Runs the native op in float64 on a CPU with oneDNN off, on the same values."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        return _run(native_conv_transpose3d, case, _arena(torch.device("cpu")), "f64")
+
+
+def native(case: Case) -> Outcome:
+    """Runs the native op as a user gets it; in fp32 with TF32 off, in tf32 with it on."""
+    device = _device()
+    _dirty_free_memory(device)
+    torch.backends.cudnn.allow_tf32 = case.dtype == "tf32"
+    return _run(native_conv_transpose3d, case, _arena(device), case.dtype)
+
+
+def _run(function: Any, case: Case, arena: Arena, dtype: str) -> Outcome:
+    """Runs a function with conv_transpose3d's signature, forward and backward."""
+    inputs = data.generate(case)
+    values = {name: getattr(inputs, name) for name in ("input", "weight", "bias", "grad_output")}
+    placed = [
+        Placed(
+            name, number.encode(value, dtype), DTYPES[dtype], case.layout == "cl" and value.ndim == 5
+        )
+        for name, value in values.items()
+        if value is not None
+    ]
+    while True:
+        try:
+            *leaves, grad_output = arena.begin(placed)
+            results = _differentiate(function, case, leaves, grad_output)
+        except ArenaFull:
+            arena.grow()
+            continue
+        raw, damage = arena.finish(results)
+        return Outcome("ok", results=raw, damage=tuple(damage))
+
+
+def _differentiate(
+    function: Any, case: Case, leaves: list[Tensor], grad_output: Tensor
+) -> dict[str, Tensor]:
+    """Output and the gradients of the leaves: input, weight and, if there is one, bias."""
+    for leaf in leaves:
+        leaf.requires_grad_()
+    output = function(
+        *leaves,
+        stride=case.stride,
+        padding=case.padding,
+        output_padding=case.output_padding,
+        groups=case.groups,
+        dilation=case.dilation,
+    )
+    gradients = torch.autograd.grad(output, leaves, grad_output)
+    return dict(zip(RESULTS, (output.detach(), *gradients)))
+
+
+@contextmanager
+def _allocating_in(arena: Arena) -> Iterator[None]:
+    """Has the op put its results and workspaces into the arena."""
+
+    def allocate(
+        shape: Any, dtype: torch.dtype, device: torch.device, channels_last: bool
+    ) -> Tensor:
+        return arena.allocate("a result", tuple(shape), dtype, channels_last)
+
+    original = launch.allocate
+    launch.allocate = allocate
+    try:
+        yield
+    finally:
+        launch.allocate = original
+
+
+@contextmanager
+def _noting_plans() -> Iterator[dict[str, str]]:
+    """Notes which plan ran each primitive."""
+    ran: dict[str, str] = {}
+
+    def choose(primitive: str, *arguments: Any) -> plan.Plan:
+        chosen = original(primitive, *arguments)
+        ran[primitive] = str(chosen)
+        return chosen
+
+    original = plan.choose
+    plan.choose = choose
+    try:
+        yield ran
+    finally:
+        plan.choose = original
+
+
+def _dirty_free_memory(device: torch.device) -> None:
+    """Leaves NaN in memory that the allocator will hand out next."""
+    dirty = [
+        torch.full((size // 4,), float("nan"), device=device) for size in DIRTY_BYTES for _ in "ab"
+    ]
+    del dirty
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@functools.cache
+def _arena(device: torch.device) -> Arena:
+    return Arena(device)
