@@ -139,15 +139,15 @@ def build_all(target: str) -> None:
 
 def check_compiler(target: str) -> None:
     """Raises RuntimeError, saying what to install, when the target's compiler is missing."""
-    compiler = os.environ.get("CXX", "g++")
+    from torch.utils import cpp_extension
+
+    compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(compiler) is None:
         raise RuntimeError(
             f"convt3d compiles its kernels on first use and found no C++ compiler: {compiler!r} is not "
             "on the PATH; install g++ or set CXX"
         )
     if target == "cuda":
-        from torch.utils import cpp_extension
-
         home = cpp_extension.CUDA_HOME
         if home is None or not (Path(home) / "bin" / "nvcc").exists():
             raise RuntimeError(
@@ -202,6 +202,8 @@ def _compile(name: str, source: str, target: str, flags: list[str], directory: P
             name, build_directory=str(directory), is_python_module=False, **options
         )
     except (RuntimeError, OSError) as error:
+        # Else torch takes the next attempt for a module that it has built already.
+        cpp_extension.JIT_EXTENSION_VERSIONER.entries.pop(name, None)
         kept = directory / ("main.cpp" if target == "host" else "cuda.cu")
         raise RuntimeError(
             f"compiling {name} failed after {time.monotonic() - started:.0f} s; its source is {kept}\n"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convt3d import ops  # noqa: F401  registers torch.ops.convt3d
-from convt3d.geometry import triple
+from convt3d.geometry import integer, triple
 
 
 def conv_transpose3d(
@@ -50,8 +50,6 @@ def conv_transpose3d(
             raise TypeError(f"{name} is a {type(value).__name__}, but must be a Tensor")
     if bias is not None and not isinstance(bias, Tensor):
         raise TypeError(f"bias is a {type(bias).__name__}, but must be a Tensor or None")
-    if not isinstance(groups, int):
-        raise TypeError(f"groups={groups!r}, but must be an int")
     if input.dim() not in (4, 5):
         raise RuntimeError(
             f"input has {input.dim()} dimensions, but must have 5 (N, C_in, D, H, W), or 4 without N"
@@ -65,6 +63,6 @@ def conv_transpose3d(
         triple("padding", padding),
         triple("output_padding", output_padding),
         triple("dilation", dilation),
-        groups,
+        integer("groups", groups),
     )
     return output if input.dim() == 5 else output.squeeze(0)

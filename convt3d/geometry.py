@@ -13,6 +13,7 @@ Note [Phases]
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,25 +148,50 @@ def output_size(
     return depth, height, width
 
 
-def triple(name: str, value: int | Sequence[int]) -> Triple:
+def triple(name: str, value: object) -> Triple:
     """Returns value as three integers, one an axis.
 
     Raises:
         TypeError: value is neither an integer nor a sequence of integers.
         RuntimeError: the sequence has neither one nor three integers.
     """
-    if isinstance(value, int):
-        return (value, value, value)
-    if isinstance(value, str) or not isinstance(value, Sequence):
+    single = _as_int(value)
+    if single is not None:
+        return (single, single, single)
+    if isinstance(value, (str, bytes, bool)) or not isinstance(value, Sequence):
         raise TypeError(f"{name}={value!r}, but must be an int or three ints (D, H, W)")
-    for item in value:
-        if not isinstance(item, int):
-            raise TypeError(f"{name}={value!r}, but {item!r} in it is not an int")
-    if len(value) == 1:
-        return (value[0],) * 3
-    if len(value) != 3:
-        raise RuntimeError(f"{name}={value!r} has {len(value)} values, but must have 1 or 3")
-    return (value[0], value[1], value[2])
+    items = [_as_int(item) for item in value]
+    if None in items:
+        wrong = value[items.index(None)]
+        raise TypeError(f"{name}={value!r}, but {wrong!r} in it is not an int")
+    integers = [item for item in items if item is not None]
+    if len(integers) == 1:
+        integers *= 3
+    if len(integers) != 3:
+        raise RuntimeError(f"{name}={value!r} has {len(integers)} values, but must have 1 or 3")
+    return (integers[0], integers[1], integers[2])
+
+
+def integer(name: str, value: object) -> int:
+    """Returns value as an int.
+
+    Raises:
+        TypeError: it is not an integer; a bool is none.
+    """
+    result = _as_int(value)
+    if result is None:
+        raise TypeError(f"{name}={value!r}, but must be an int")
+    return result
+
+
+def _as_int(value: object) -> int | None:
+    """Any integer, NumPy's too, as an int; None for anything else, and for a bool."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def grad_input_geometry(
@@ -186,6 +212,8 @@ def grad_input_geometry(
     """
     input_size = []
     for axis in range(3):
+        if stride[axis] < 1:
+            raise RuntimeError(f"stride[{axis}]={stride[axis]}, but must be at least 1")
         reach = (
             grad_output_shape[2 + axis]
             + 2 * padding[axis]

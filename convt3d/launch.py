@@ -67,6 +67,7 @@ class GatherParams(ctypes.Structure):
         ("weight_source", ctypes.c_int64),
         ("weight_destination", ctypes.c_int64),
         ("weight_tap", ctypes.c_int64 * 3),
+        ("bias_stride", ctypes.c_int64),
         ("tile_rows", ctypes.c_int64),
         ("tile_columns", ctypes.c_int64),
         ("channels_innermost", ctypes.c_int64),
@@ -116,10 +117,25 @@ def allocate(
 
 def is_channels_last(*tensors: Tensor) -> bool:
     """Whether native would answer these operands in channels_last_3d: when one of them lies so."""
-    return any(
-        not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last_3d)
-        for tensor in tensors
-    )
+    return any(_has_channels_innermost(tensor) for tensor in tensors)
+
+
+def _has_channels_innermost(tensor: Tensor) -> bool:
+    """Whether the strides ascend in the order C, W, H, D, N, so that parts of tensors count too.
+
+    Source: is_channels_last_strides_3d_s5 in PyTorch's c10/core/MemoryFormat.h, which native asks.
+    """
+    least = 0
+    shape, strides = tensor.shape, tensor.stride()
+    if strides[1] == 0:
+        return False
+    for axis in (1, 4, 3, 2, 0):
+        if shape[axis] == 0 or strides[axis] < least:
+            return False
+        if axis == 0 and least == strides[1]:  # all sizes are 1: ambiguous, so NCDHW
+            return False
+        least = strides[axis] * max(1, shape[axis])
+    return True
 
 
 def gather(
@@ -150,7 +166,8 @@ def gather(
     params = GatherParams.from_buffer_copy(template)
     params.source_data = source.data_ptr()
     params.weight_data = weight.data_ptr()
-    params.bias_data = bias.data_ptr() if bias is not None else None
+    if bias is not None:
+        params.bias_data, params.bias_stride = bias.data_ptr(), bias.stride(0)
     params.destination_data = destination.data_ptr()
     forward = primitive == "forward"
     flags = (int(forward), int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))

@@ -50,8 +50,7 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
         geometry.output_shape, input.dtype, input.device, launch.is_channels_last(input, weight)
     )
     if output.numel() and not output.is_meta:
-        contiguous_bias = None if bias is None else bias.contiguous()
-        launch.gather("forward", geometry, input, weight, contiguous_bias, output)
+        launch.gather("forward", geometry, input, weight, bias, output)
     return output
 
 
@@ -79,6 +78,8 @@ def grad_weight(
     """
     *parameters, want_weight, want_bias = rest
     _check_operands(input=input, grad_output=grad_output)
+    if parameters[-1] < 1:
+        raise RuntimeError(f"groups={parameters[-1]}, but must be at least 1")
     weight_shape = (input.shape[1], grad_output.shape[1] // parameters[-1], *kernel_size)
     geometry = _forward_geometry(input.shape, weight_shape, *_hashable(tuple(parameters)))
     if grad_output.shape != geometry.output_shape:
@@ -104,14 +105,16 @@ def grad_weight(
 
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any):
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
+    ) -> Any:
         ctx.save_for_backward(input, weight)
         ctx.parameters = parameters
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.convt3d.forward(input, weight, bias, *parameters)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         input, weight = ctx.saved_tensors
         wants_input, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         of_input = of_weight = of_bias = None
@@ -131,14 +134,14 @@ class _Forward(torch.autograd.Function):
 
 class _GradInput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grad_output: Tensor, weight: Tensor, *parameters: Any):
+    def forward(ctx: Any, grad_output: Tensor, weight: Tensor, *parameters: Any) -> Any:
         ctx.save_for_backward(grad_output, weight)
         ctx.parameters = parameters
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.convt3d.grad_input(grad_output, weight, *parameters)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         grad_output, weight = ctx.saved_tensors
         of_grad_output = of_weight = None
         if ctx.needs_input_grad[0]:
@@ -152,7 +155,7 @@ class _GradInput(torch.autograd.Function):
 
 class _GradWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, grad_output: Tensor, kernel_size: Any, *rest: Any):
+    def forward(ctx: Any, input: Tensor, grad_output: Tensor, kernel_size: Any, *rest: Any) -> Any:
         ctx.save_for_backward(input, grad_output)
         ctx.rest = rest
         ctx.set_materialize_grads(False)
@@ -160,7 +163,7 @@ class _GradWeight(torch.autograd.Function):
             return torch.ops.convt3d.grad_weight(input, grad_output, kernel_size, *rest)
 
     @staticmethod
-    def backward(ctx: Any, of_weight: Tensor | None, of_bias: Tensor | None):
+    def backward(ctx: Any, of_weight: Tensor | None, of_bias: Tensor | None) -> Any:
         input, grad_output = ctx.saved_tensors
         *parameters, want_weight, want_bias = ctx.rest
         of_weight = of_weight if want_weight else None
@@ -201,9 +204,13 @@ def _check_operands(**operands: Tensor | None) -> None:
     assert first is not None
     if first.dtype not in launch.DTYPE_NAMES:
         supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
-        raise RuntimeError(f"{first_name} has dtype {first.dtype}, but must have one of {supported}")
+        raise NotImplementedError(
+            f"{first_name} has dtype {first.dtype}, but must have one of {supported}"
+        )
     if first.device.type not in ("cpu", "cuda", "meta"):
-        raise RuntimeError(f"{first_name} is on {first.device}, but must be on a CPU or CUDA device")
+        raise RuntimeError(
+            f"{first_name} is on {first.device}, but must be on a CPU or CUDA device"
+        )
     for name, tensor in others:
         if tensor is None:
             continue

@@ -7,6 +7,7 @@ factor, which only grad_weight has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ SMALLEST_SPLIT_PRODUCTS = 1024
 LARGEST_SPLIT = 128
 # Blocks a multiprocessor that split-K aims at.
 BLOCKS_PER_MULTIPROCESSOR = 8
-# The tiles of the kernels, for counting blocks: see kernels/grad_weight.py.
+# The tiles of the kernels, for counting blocks: see kernels/weight.py.
 WEIGHT_TILE_ROWS, WEIGHT_TILE_COLUMNS = 32, 64
 
 
@@ -53,15 +54,13 @@ def parse_plan(name: str) -> Plan:
     Raises:
         RuntimeError: it is not a plan's name.
     """
-    kernel, _, rest = name.partition(".")
-    index, _, split = rest.partition(".")
-    digits = split.removeprefix("split")
-    well_formed = split == "" or (split != digits and digits.isdigit() and int(digits) > 1)
-    if kernel not in KERNELS or index not in ("i32", "i64") or not well_formed:
+    match = re.fullmatch(r"(tiled|direct)\.i(32|64)(?:\.split([1-9][0-9]*))?", name, re.ASCII)
+    plan = Plan(match[1], int(match[2]), int(match[3] or 1)) if match else None
+    if plan is None or str(plan) != name:
         raise RuntimeError(
             f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4'"
         )
-    return Plan(kernel, int(index[1:]), int(digits) if digits else 1)
+    return plan
 
 
 def reduction_length(primitive: str, geometry: Geometry) -> int:
@@ -75,7 +74,7 @@ def reduction_length(primitive: str, geometry: Geometry) -> int:
 
 
 def candidates(primitive: str, geometry: Geometry, fits_32_bits: bool = True) -> list[Plan]:
-    """Returns every plan that can run the primitive, simplest last.
+    """Returns every plan that can run the primitive.
 
     Args:
         primitive: one of PRIMITIVES.
@@ -128,8 +127,12 @@ def forced(plans: dict[str, str]) -> Iterator[None]:
     for primitive in plans:
         if primitive not in PRIMITIVES:
             raise RuntimeError(f"primitive={primitive!r}, but must be one of {PRIMITIVES}")
+    wanted = {key: parse_plan(name) for key, name in plans.items() if name != "auto"}
+    for primitive, plan in wanted.items():
+        if plan.splits > 1 and primitive != "grad_weight":
+            raise RuntimeError(f"plan {plan} for {primitive}, but only grad_weight has split-K")
     before = dict(_forced)
-    _forced.update({key: parse_plan(name) for key, name in plans.items() if name != "auto"})
+    _forced.update(wanted)
     try:
         yield
     finally:

@@ -86,7 +86,9 @@ class Arena:
         self._blocks.clear()
         tensors = []
         for name, raw, dtype, channels_last in inputs:
-            in_memory = np.ascontiguousarray(raw.transpose(_CHANNELS_LAST) if channels_last else raw)
+            in_memory = np.ascontiguousarray(
+                raw.transpose(_CHANNELS_LAST) if channels_last else raw
+            )
             content = in_memory.reshape(-1).view(np.uint8)
             tensors.append(self._allocate(name, raw.shape, dtype, channels_last, content))
         image = self._image[: self._used()]

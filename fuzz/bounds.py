@@ -30,7 +30,8 @@ sums, may or may not fuse a product with its addition, and rounds once at the en
   the result before it adds the bias; its u_acc is therefore that of the type.
 - flushes: subnormals, as operands or results, may count as zero, so smallest normals take the place of
   smallest subnormals: AMX and AVX512_BF16 do that whatever MXCSR says (Intel SDM, TDPBF16PS,
-  VDPBF16PS; measured), and cuDNN's fp32 kernels do too (seen on an H200, cuDNN 9.19). What a flushed operand adds to the error is in fuzz.special.
+  VDPBF16PS; measured), and cuDNN's fp32 kernels do too (seen on an H200, cuDNN 9.19). What a flushed
+  operand adds to the error is in fuzz.special.
 - On the int lane every partial sum is an exact integer in an accumulator of at least float32, so
   that the bound is zero and the correctly rounded answer is demanded (exact_integers).
 

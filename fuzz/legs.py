@@ -96,8 +96,8 @@ class Legs:
     def examine(self, case: Case) -> Examination:
         """Runs a case on all legs while the reference computes the truth, and judges them.
 
-        A leg that failed otherwise than by refusing the case gets a fresh process, so that no
-        later case suffers from this one.
+        A leg that crashed, hung or did damage gets a fresh process, so that no later case suffers
+        from this one.
 
         Raises:
             HarnessError: the reference or the judge raised; the message holds the case string.
@@ -114,7 +114,7 @@ class Legs:
         judgements = {leg: _judge(case, expectation, outcomes[leg], leg) for leg in LEGS}
         examination = Examination(case, expectation, outcomes, judgements)
         for leg in examination.failing_legs():
-            is_sound = judgements[leg].verdict is Verdict.REFUSED
+            is_sound = outcomes[leg].status in ("ok", "refused") and not outcomes[leg].damage
             if not is_sound and not self.workers[leg].is_fresh:
                 self.workers[leg].replace()
         return examination

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -26,6 +26,9 @@ BATCH_EXAMPLES = 400
 # Seconds of shrinking, and how far it may run past the end of the campaign.
 SHRINK_S = {"convt3d": 20.0, "oracle": 20.0, "native": 5.0}
 SHRINK_OVERTIME_S = {"convt3d": 5.0, "oracle": 5.0, "native": 1.0}
+
+# Of the smaller cases that failed, how many are tried in a fresh process, the smallest first.
+CONFIRMED_STEPS = 5
 
 SHRUNK = "shrunk"
 UNSHRUNK = "unshrunk"
@@ -131,7 +134,9 @@ class Search:
         self._memo: dict[Case, Failure | None] = {}
         self._seen_once: set[Kind] = set()  # kinds that were reported as unconfirmed
         self._target: Kind | None = None  # what is being shrunk
-        self._smallest: Failure | None = None  # failure of that kind found last
+        self._steps: list[
+            Failure
+        ] = []  # its failures, the confirmed first one, then smaller and smaller
         self._shrink_end_s = 0.0
         self._generated = 0
 
@@ -158,15 +163,13 @@ class Search:
                 raise CaseFailed(failure)
 
         self._memo.clear()
-        self._target = self._smallest = None
+        self._target = None
+        self._steps = []
         self._generated = 0
         try:
             examine_case()
-        except CaseFailed as error:
-            self._report_new(error.failure)
-        except _EndOfShrinking:
-            assert self._smallest is not None
-            self._report_new(self._smallest)
+        except (CaseFailed, _EndOfShrinking):
+            self._report_shrunk()
         except _Abort as abort:
             raise abort.error from None
         return self._generated
@@ -199,7 +202,7 @@ class Search:
         for leg in examination.failing_legs():
             failure = self._confirm(examination, leg, SHRUNK)
             if failure is not None:
-                self._target, self._smallest = failure.kind, failure
+                self._target, self._steps = failure.kind, [failure]
                 self._shrink_end_s = time.monotonic() + SHRINK_S[leg]
                 return failure
         return None
@@ -221,12 +224,22 @@ class Search:
                     self._report_unshrunk(examination, leg)
         if target.leg not in failing or not _is_same(kind_of(examination, target.leg), target):
             return None
-        confirmed = self._legs.confirm(examination, target.leg)
-        kind = kind_of(confirmed, target.leg)
-        if not _is_same(kind, target):
-            return None
-        self._smallest = Failure(kind, confirmed, SHRUNK)
-        return self._smallest
+        self._steps.append(Failure(kind_of(examination, target.leg), examination, SHRUNK))
+        return self._steps[-1]
+
+    def _report_shrunk(self) -> None:
+        """Reports the smallest failure that a fresh process confirms, else the first, which one has.
+
+        Only now, not at every step: a fresh process takes seconds on a GPU.
+        """
+        first, *smaller = self._steps
+        for failure in smaller[: -CONFIRMED_STEPS - 1 : -1]:
+            confirmed = self._legs.confirm(failure.examination, first.kind.leg)
+            kind = kind_of(confirmed, first.kind.leg)
+            if _is_same(kind, first.kind):
+                self._report_new(Failure(kind, confirmed, SHRUNK))
+                return
+        self._report_new(first if not smaller else replace(first, status=UNSHRUNK))
 
     def _report_unshrunk(self, examination: Examination, leg: str) -> None:
         failure = self._confirm(examination, leg, UNSHRUNK)

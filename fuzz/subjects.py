@@ -17,6 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+
+# torch.autograd.grad imports this on its first call, which would cost every fresh process 0.3 s; here the server that
+# processes are forked from does it once.
+import torch.fx.experimental.symbolic_shapes
 from torch import Tensor
 from torch.nn.functional import conv_transpose3d as native_conv_transpose3d
 
@@ -34,11 +38,15 @@ DIRTY_BYTES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
 
 
 def warm_up(name: str) -> None:
-    """Gets a fresh worker ready: threads set, no warnings, and for convt3d every kernel built."""
+    """Gets a fresh worker ready: threads, no warnings, kernels built, and a first case behind it.
+
+    The first case of a process pays for a CUDA context and for libraries that load lazily.
+    """
     torch.set_num_threads(NATIVE_THREADS if name == "native" else 1)
     warnings.simplefilter("ignore")
     if name == "convt3d":
         build.build_all("cuda" if torch.cuda.is_available() else "host")
+    {"convt3d": convt3d, "oracle": oracle, "native": native}[name](Case())
 
 
 def convt3d(case: Case) -> Outcome:
@@ -75,7 +83,10 @@ def _run(function: Any, case: Case, arena: Arena, dtype: str) -> Outcome:
     values = {name: getattr(inputs, name) for name in ("input", "weight", "bias", "grad_output")}
     placed = [
         Placed(
-            name, number.encode(value, dtype), DTYPES[dtype], case.layout == "cl" and value.ndim == 5
+            name,
+            number.encode(value, dtype),
+            DTYPES[dtype],
+            case.layout == "cl" and value.ndim == 5,
         )
         for name, value in values.items()
         if value is not None
@@ -137,7 +148,7 @@ def _noting_plans() -> Iterator[dict[str, str]]:
         return chosen
 
     original = plan.choose
-    plan.choose = choose
+    plan.choose = choose  # type: ignore[assignment]
     try:
         yield ran
     finally:

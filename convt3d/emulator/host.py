@@ -135,11 +135,11 @@ struct Machine {
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
   int threads = 0;
-  int order[kMaxThreads];   // position in the schedule -> thread
-  int place[kMaxThreads];   // thread -> position
-  int current = 0;          // running thread
+  int order[kMaxThreads];  // position in the schedule -> thread
+  int place[kMaxThreads];  // thread -> position
+  int current = 0;         // running thread
   int64_t block = 0;
-  int waiting = 0;          // threads at the block's barrier
+  int waiting = 0;  // threads at the block's barrier
   int done = 0;
   int shuffling[kMaxThreads / kWarpSize];  // lanes of a warp at its shuffle
   int generation[kMaxThreads];             // shuffles a lane has passed: alternates two buffers
@@ -200,9 +200,7 @@ inline void switch_to(Fiber& from, Fiber& to) {
 inline void leave(Machine& m, Fiber& from) {
   convt3d_switch_stack(&from.stack_pointer, m.scheduler);
 }
-inline void enter(Machine& m, Fiber& to) {
-  convt3d_switch_stack(&m.scheduler, to.stack_pointer);
-}
+inline void enter(Machine& m, Fiber& to) { convt3d_switch_stack(&m.scheduler, to.stack_pointer); }
 inline void prepare(Fiber& fiber, char* stack, void (*entry)()) {
   auto top = reinterpret_cast<uintptr_t>(stack + kStackBytes - 64) & ~uintptr_t(15);
   void** slot = reinterpret_cast<void**>(top);
@@ -385,8 +383,7 @@ inline void async_wait() {
   emulator::Machine& m = emulator::machine();
   emulator::Fiber& fiber = m.fibers[m.current];
   size_t landed = 0;
-  while (landed < fiber.copies.size() &&
-         fiber.copies[landed].group < fiber.open_group - kPending)
+  while (landed < fiber.copies.size() && fiber.copies[landed].group < fiber.open_group - kPending)
     emulator::land(fiber.copies[landed++]);
   fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + long(landed));
 }

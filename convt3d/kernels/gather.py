@@ -4,6 +4,13 @@ SOURCE = r"""
 // Needs params.py.
 namespace convt3d {
 
+// The bias of one of all output channels.
+template <typename scalar_t>
+__device__ inline typename Accumulator<scalar_t>::type bias_at(const GatherParams& p,
+                                                               int64_t channel) {
+  return to_acc(static_cast<const scalar_t*>(p.bias_data)[channel * p.bias_stride]);
+}
+
 // ---- direct: a thread an element ---------------------------------------------------------------
 
 constexpr int kDirectThreads = 128;
@@ -71,7 +78,7 @@ __global__ void __launch_bounds__(kDirectThreads, 4) gather_direct_kernel(const 
       }
     }
   }
-  if (p.bias_data) sum += to_acc(static_cast<const scalar_t*>(p.bias_data)[channel]);
+  if (p.bias_data) sum += bias_at<scalar_t>(p, channel);
   static_cast<scalar_t*>(p.destination_data)[n * static_cast<index_t>(p.destination.outer) +
                                              channel * static_cast<index_t>(p.destination.channel) +
                                              d * static_cast<index_t>(p.destination.space[0]) +
@@ -127,11 +134,11 @@ template <bool kForward, typename scalar_t, typename index_t>
 __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const GatherParams p) {
   using acc_t = typename Accumulator<scalar_t>::type;
   auto& shared = *static_cast<GatherShared<scalar_t>*>(shared_memory());
-  const int thread = thread_index();                 // [0, kTileThreads)
-  const int slot_lane = thread % kSlotLanes;         // [0, 16)
-  const int channel_lane = thread / kSlotLanes;      // [0, 8)
-  const int staged_slot = thread % kTileSlots;       // [0, 64)
-  const int staged_k = thread / kTileSlots;          // [0, 2)
+  const int thread = thread_index();             // [0, kTileThreads)
+  const int slot_lane = thread % kSlotLanes;     // [0, 16)
+  const int channel_lane = thread / kSlotLanes;  // [0, 8)
+  const int staged_slot = thread % kTileSlots;   // [0, 64)
+  const int staged_k = thread / kTileSlots;      // [0, 2)
   constexpr int kStagedRows = kTileThreads / kTileSlots;
 
   const index_t source_channels = static_cast<index_t>(p.source_channels);
@@ -149,8 +156,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
   block /= (size_w + tile_columns - 1) / tile_columns;
   const index_t phases_d = static_cast<index_t>(phase_count<kForward>(p.axis[0]));
   const index_t phases_h = static_cast<index_t>(phase_count<kForward>(p.axis[1]));
-  const int64_t largest_rows = p.batch * ((size_d + phases_d - 1) / phases_d) *
-                               ((size_h + phases_h - 1) / phases_h);
+  const int64_t largest_rows =
+      p.batch * ((size_d + phases_d - 1) / phases_d) * ((size_h + phases_h - 1) / phases_h);
   const int64_t row_tiles = (largest_rows + tile_rows - 1) / tile_rows;
   const index_t first_row = static_cast<index_t>(block % row_tiles) * tile_rows;
   block /= row_tiles;
@@ -171,9 +178,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
   const index_t columns =
       size_w - first_column < tile_columns ? size_w - first_column : tile_columns;
 
-  const scalar_t* source =
-      static_cast<const scalar_t*>(p.source_data) +
-      group * source_channels * static_cast<index_t>(p.source.channel);
+  const scalar_t* source = static_cast<const scalar_t*>(p.source_data) +
+                           group * source_channels * static_cast<index_t>(p.source.channel);
   const scalar_t* weight = static_cast<const scalar_t*>(p.weight_data) +
                            group * static_cast<index_t>(p.weight_group) +
                            first_channel * static_cast<index_t>(p.weight_destination);
@@ -263,8 +269,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
         for (int j = 0; j < kThreadChannels; ++j) {
           const index_t c = first_channel + channel_lane * kThreadChannels + j;
           acc_t value = sum[i][j];
-          if (p.bias_data && c < channels)
-            value += to_acc(static_cast<const scalar_t*>(p.bias_data)[group * channels + c]);
+          if (p.bias_data && c < channels) value += bias_at<scalar_t>(p, group * channels + c);
           shared.result[channel_lane * kThreadChannels + j][position] = from_acc<scalar_t>(value);
         }
       }
@@ -316,8 +321,8 @@ const char* launch_gather(const GatherParams& p, bool tiled, void* stream) {
     return "tile_rows * tile_columns must be in [1, kTilePositions]";
   const int64_t blocks = (size[2] + p.tile_columns - 1) / p.tile_columns *
                          ((largest_rows + p.tile_rows - 1) / p.tile_rows) *
-                         ((p.destination_channels + kTileChannels - 1) / kTileChannels) *
-                         p.groups * phases;
+                         ((p.destination_channels + kTileChannels - 1) / kTileChannels) * p.groups *
+                         phases;
   return launch(gather_tiled_kernel<kForward, scalar_t, index_t>, blocks, kTileThreads,
                 int(sizeof(GatherShared<scalar_t>)), stream, p);
 }

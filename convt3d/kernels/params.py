@@ -34,6 +34,7 @@ struct GatherParams {
   Axis axis[3];
   Strides source, destination;
   int64_t weight_group, weight_source, weight_destination, weight_tap[3];  // strides of the weight
+  int64_t bias_stride;
   int64_t tile_rows, tile_columns;  // of the tiled kernel: rows * columns <= its tile of positions
   int64_t channels_innermost;       // 1: the destination is channels_last_3d
   const void* source_data;
@@ -47,9 +48,9 @@ struct WeightParams {
   int64_t batch, groups, in_channels, out_channels;  // channels of one group
   Axis axis[3];
   Strides input, grad_output, grad_weight;
-  int64_t splits;                    // split-K factor
-  int64_t want_weight, want_bias;    // 1 or 0
-  const void* input_data;            // may be null when only grad_bias is wanted
+  int64_t splits;                  // split-K factor
+  int64_t want_weight, want_bias;  // 1 or 0
+  const void* input_data;          // may be null when only grad_bias is wanted
   const void* grad_output_data;
   void* grad_weight_data;
   void* grad_bias_data;
@@ -87,8 +88,8 @@ __device__ inline Phase<index_t> make_phase(const Axis& axis, index_t first) {
   const index_t tap_step = static_cast<index_t>(axis.tap_step);
   const index_t residue = (first + padding) % stride;
   // 64-bit: a product of two numbers below the stride
-  const index_t first_tap = static_cast<index_t>(
-      int64_t(residue / gcd) * axis.dilation_inverse % axis.tap_step);
+  const index_t first_tap =
+      static_cast<index_t>(int64_t(residue / gcd) * axis.dilation_inverse % axis.tap_step);
   if (residue % gcd != 0 || first_tap >= kernel_size) return {first, stride, 0, 1, 0, 0, 1, 0};
   const index_t taps = (kernel_size - first_tap + tap_step - 1) / tap_step;
   const index_t base = (first + padding - first_tap * dilation) / stride;  // exact

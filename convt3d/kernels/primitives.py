@@ -85,9 +85,9 @@ const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shar
                    void* stream, const Params& params) {
   if (blocks < 1 || blocks > 0x7fffffff) return "the grid has more than 2^31 - 1 blocks";
   if (shared_bytes > 48 * 1024) {  // above this a kernel must ask
-    const cudaError_t error = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-        shared_bytes);
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (error != cudaSuccess) return cudaGetErrorString(error);
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,

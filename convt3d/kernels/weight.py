@@ -85,19 +85,19 @@ __device__ inline void put_weight(const WeightParams& p, index_t group, index_t 
                                   index_t tap_number, index_t split, acc_t sum) {
   const index_t channel = group * static_cast<index_t>(p.in_channels) + ci;
   if (p.splits > 1) {
-    const int64_t element =
-        (int64_t(channel) * p.out_channels + co) * tap_count(p) + tap_number;
+    const int64_t element = (int64_t(channel) * p.out_channels + co) * tap_count(p) + tap_number;
     static_cast<acc_t*>(p.partials)[split * (weight_elements(p) + bias_elements(p)) + element] =
         sum;
     return;
   }
   const Tap<index_t> tap = tap_at<index_t>(p, tap_number);
-  static_cast<scalar_t*>(p.grad_weight_data)
-      [channel * static_cast<index_t>(p.grad_weight.outer) +
-       co * static_cast<index_t>(p.grad_weight.channel) +
-       tap.space[0] * static_cast<index_t>(p.grad_weight.space[0]) +
-       tap.space[1] * static_cast<index_t>(p.grad_weight.space[1]) +
-       tap.space[2] * static_cast<index_t>(p.grad_weight.space[2])] = from_acc<scalar_t>(sum);
+  static_cast<scalar_t*>(
+      p.grad_weight_data)[channel * static_cast<index_t>(p.grad_weight.outer) +
+                          co * static_cast<index_t>(p.grad_weight.channel) +
+                          tap.space[0] * static_cast<index_t>(p.grad_weight.space[0]) +
+                          tap.space[1] * static_cast<index_t>(p.grad_weight.space[1]) +
+                          tap.space[2] * static_cast<index_t>(p.grad_weight.space[2])] =
+      from_acc<scalar_t>(sum);
 }
 template <typename scalar_t, typename acc_t>
 __device__ inline void put_bias(const WeightParams& p, int64_t channel, int64_t split, acc_t sum) {
@@ -142,8 +142,8 @@ __global__ void __launch_bounds__(kWeightThreads, 4) weight_direct_kernel(const 
   const index_t channel = static_cast<index_t>(element / taps / per_group);
   const index_t group = channel / static_cast<index_t>(p.in_channels);
   const Tap<index_t> tap = tap_at<index_t>(p, tap_number);
-  const scalar_t* input = static_cast<const scalar_t*>(p.input_data) +
-                          channel * static_cast<index_t>(p.input.channel);
+  const scalar_t* input =
+      static_cast<const scalar_t*>(p.input_data) + channel * static_cast<index_t>(p.input.channel);
   grad_output += (group * per_group + co) * static_cast<index_t>(p.grad_output.channel);
   const index_t positions = static_cast<index_t>(input_positions(p));
   for (index_t i = 0; i < positions; ++i) {
@@ -159,10 +159,10 @@ __global__ void __launch_bounds__(kWeightThreads, 4) weight_direct_kernel(const 
 
 // ---- tiled: a GEMM over all positions -----------------------------------------------------------
 
-constexpr int kWeightRows = 32;       // gemm_m: input channels of a block's tile
-constexpr int kWeightColumns = 64;    // gemm_n: (tap, output channel) pairs of a block's tile
-constexpr int kWeightK = kWarpSize;   // gemm_k: positions of one stage, one a lane
-constexpr int kWeightThreadRows = 4;  // rows 4 * row_lane + i of a thread
+constexpr int kWeightRows = 32;          // gemm_m: input channels of a block's tile
+constexpr int kWeightColumns = 64;       // gemm_n: (tap, output channel) pairs of a block's tile
+constexpr int kWeightK = kWarpSize;      // gemm_k: positions of one stage, one a lane
+constexpr int kWeightThreadRows = 4;     // rows 4 * row_lane + i of a thread
 constexpr int kWeightThreadColumns = 4;  // columns column_lane + 16 * j of a thread
 constexpr int kColumnLanes = kWeightColumns / kWeightThreadColumns;
 static_assert(kColumnLanes * (kWeightRows / kWeightThreadRows) == kWeightThreads,
@@ -190,8 +190,8 @@ __device__ inline void sum_bias(const WeightParams& p, int64_t channel, int64_t 
       static_cast<const scalar_t*>(p.grad_output_data) + channel * p.grad_output.channel;
   acc_t sum = 0;
   for (int64_t i = begin + thread; i < end; i += kWeightThreads)
-    sum += to_acc(from[offset_of(p.grad_output,
-                                 position_at<false, index_t>(p, static_cast<index_t>(i)))]);
+    sum += to_acc(
+        from[offset_of(p.grad_output, position_at<false, index_t>(p, static_cast<index_t>(i)))]);
   for (int mask = kWarpSize / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
   if (thread % kWarpSize == 0) warp_sums[thread / kWarpSize] = sum;
   barrier();
@@ -215,11 +215,11 @@ __device__ inline int used(index_t left, int tile) {
 template <typename scalar_t, typename index_t>
 __global__ void __launch_bounds__(kWeightThreads, 4) weight_tiled_kernel(const WeightParams p) {
   using acc_t = typename Accumulator<scalar_t>::type;
-  const int thread = thread_index();                  // [0, kWeightThreads)
-  const int lane = thread % kWarpSize;                // [0, 32)
-  const int warp = thread / kWarpSize;                // [0, 4)
-  const int column_lane = thread % kColumnLanes;      // [0, 16)
-  const int row_lane = thread / kColumnLanes;         // [0, 8)
+  const int thread = thread_index();              // [0, kWeightThreads)
+  const int lane = thread % kWarpSize;            // [0, 32)
+  const int warp = thread / kWarpSize;            // [0, 4)
+  const int column_lane = thread % kColumnLanes;  // [0, 16)
+  const int row_lane = thread / kColumnLanes;     // [0, 8)
   constexpr int kWarps = kWeightThreads / kWarpSize;
 
   const index_t in_channels = static_cast<index_t>(p.in_channels);
@@ -248,12 +248,10 @@ __global__ void __launch_bounds__(kWeightThreads, 4) weight_tiled_kernel(const W
   const index_t per_split = static_cast<index_t>((positions + p.splits - 1) / p.splits);
   const index_t begin = split * per_split;
   const index_t end = positions - begin < per_split ? positions : begin + per_split;
-  const scalar_t* input =
-      static_cast<const scalar_t*>(p.input_data) +
-      (group * in_channels + first_row) * static_cast<index_t>(p.input.channel);
-  const scalar_t* grad_output =
-      static_cast<const scalar_t*>(p.grad_output_data) +
-      group * out_channels * static_cast<index_t>(p.grad_output.channel);
+  const scalar_t* input = static_cast<const scalar_t*>(p.input_data) +
+                          (group * in_channels + first_row) * static_cast<index_t>(p.input.channel);
+  const scalar_t* grad_output = static_cast<const scalar_t*>(p.grad_output_data) +
+                                group * out_channels * static_cast<index_t>(p.grad_output.channel);
 
   // Of a tile at the edge only what some thread uses is staged: whole groups of rows and columns.
   const int used_rows = used<kWeightThreadRows>(in_channels - first_row, kWeightRows);
@@ -342,7 +340,8 @@ const char* launch_weight(const WeightParams& p, bool tiled, void* stream) {
     return launch(weight_direct_kernel<scalar_t, index_t>,
                   (all + kWeightThreads - 1) / kWeightThreads, kWeightThreads, 0, stream, p);
   }
-  const int64_t column_tiles = (p.out_channels * tap_count(p) + kWeightColumns - 1) / kWeightColumns;
+  const int64_t column_tiles =
+      (p.out_channels * tap_count(p) + kWeightColumns - 1) / kWeightColumns;
   const int64_t row_tiles = (p.in_channels + kWeightRows - 1) / kWeightRows;
   const int64_t blocks =
       p.splits * ((p.want_weight ? column_tiles * row_tiles * p.groups : 0) + bias_elements(p));

@@ -1,0 +1,306 @@
+"""Small kernels that use the machine layer rightly and wrongly, and how to run them on the emulator."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convt3d import build
+from convt3d.emulator import host, runtime
+
+SOURCE = r"""
+// Needs host.py.
+#include <type_traits>
+
+namespace convt3d {
+
+struct TestParams {
+  const void* in;
+  void* out;
+  int threads;
+};
+template <typename T>
+const T* in(const TestParams& p) {
+  return static_cast<const T*>(p.in);
+}
+template <typename T>
+T* out(const TestParams& p) {
+  return static_cast<T*>(p.out);
+}
+template <typename T>
+T* shared() {
+  return static_cast<T*>(shared_memory());
+}
+
+// ---- barriers -----------------------------------------------------------------------------------
+
+// out[t] = in[t - 1], through shared memory. Without the barrier a thread in order still finds it.
+template <bool kBarrier>
+__global__ void hand_on_kernel(const TestParams p) {
+  const int t = thread_index();
+  const int64_t first = block_index() * p.threads;
+  shared<float>()[t] = in<float>(p)[first + t];
+  if (kBarrier) barrier();
+  out<float>(p)[first + t] = shared<float>()[t ? t - 1 : 0];
+}
+
+// out[round][t] = in[t + 1] + round. Without the second barrier a round may overwrite what the one
+// before it has not read.
+template <bool kSecondBarrier>
+__global__ void rounds_kernel(const TestParams p) {
+  const int t = thread_index();
+  for (int round = 0; round < 4; ++round) {
+    shared<float>()[t] = in<float>(p)[t] + float(round);
+    barrier();
+    out<float>(p)[round * p.threads + t] = shared<float>()[(t + 1) % p.threads];
+    if (kSecondBarrier) barrier();
+  }
+}
+
+__global__ void half_a_barrier_kernel(const TestParams p) {
+  if (thread_index() < p.threads / 2) barrier();
+}
+__global__ void early_exit_kernel(const TestParams) {
+  if (thread_index() == 5) return;
+  barrier();
+}
+// Counts are per thread: no thread may pass more barriers than another.
+__global__ void uneven_barriers_kernel(const TestParams) {
+  for (int i = 0; i < (thread_index() == 3 ? 2 : 3); ++i) barrier();
+}
+
+// ---- shuffles -----------------------------------------------------------------------------------
+
+// out[t] = sum of in over the warp of t.
+template <typename T>
+__global__ void butterfly_kernel(const TestParams p) {
+  T value = in<T>(p)[thread_index()];
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  out<T>(p)[thread_index()] = value;
+}
+// Warp w exchanges w + 1 times: out[t] = in[t] in odd warps, in[t ^ 1] in even ones.
+__global__ void uneven_shuffles_kernel(const TestParams p) {
+  float value = in<float>(p)[thread_index()];
+  for (int i = 0; i <= thread_index() / kWarpSize; ++i) value = shuffle_xor(value, 1);
+  out<float>(p)[thread_index()] = value;
+}
+__global__ void half_a_shuffle_kernel(const TestParams) {
+  if (thread_index() % kWarpSize < kWarpSize / 2) shuffle_xor(1.0f, 1);
+}
+__global__ void shuffle_or_barrier_kernel(const TestParams) {
+  if (thread_index() % 2)
+    shuffle_xor(1.0f, 2);
+  else
+    barrier();
+}
+
+// ---- asynchronous copies --------------------------------------------------------------------------
+
+enum Variant { kRight, kNoWait, kWaitsForTooFew, kNoBarrierAfterWait, kNoBarrierBeforeReuse };
+constexpr int kChunks = 6;
+
+// out[chunk][t] = in[chunk][t + 1] through two buffers: the copy of the next chunk is in flight
+// while this one is read.
+template <Variant kVariant>
+__global__ void pipeline_kernel(const TestParams p) {
+  const int t = thread_index();
+  auto issue = [&](int chunk) {
+    if (chunk < kChunks)
+      async_copy<4>(shared<float>() + chunk % 2 * p.threads + t,
+                    in<float>(p) + chunk * p.threads + t, true);
+    async_commit();
+  };
+  issue(0);
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    issue(chunk + 1);
+    if (kVariant != kNoWait) async_wait<kVariant == kWaitsForTooFew ? 2 : 1>();
+    if (kVariant != kNoBarrierAfterWait) barrier();
+    out<float>(p)[chunk * p.threads + t] =
+        shared<float>()[chunk % 2 * p.threads + (t + 1) % p.threads];
+    if (kVariant != kNoBarrierBeforeReuse) barrier();
+  }
+  if (kVariant != kNoWait) async_wait<0>();
+}
+
+// The copy is issued after the last commit: no wait covers it.
+__global__ void uncommitted_kernel(const TestParams p) {
+  async_commit();
+  async_copy<4>(shared<float>() + thread_index(), in<float>(p) + thread_index(), true);
+  async_wait<0>();
+}
+
+// kBytes of each thread, through shared memory that held ones; zeros where in[0] is not 1.
+template <int kBytes>
+__global__ void copy_kernel(const TestParams p) {
+  const int t = thread_index();
+  unsigned char* to = shared<unsigned char>() + t * kBytes;
+  std::memset(to, 1, kBytes);
+  const bool valid = in<unsigned char>(p)[0] == 1;
+  async_copy<kBytes>(to, valid ? in<unsigned char>(p) + t * kBytes : nullptr, valid);
+  async_commit();
+  async_wait<0>();
+  std::memcpy(out<unsigned char>(p) + t * kBytes, to, kBytes);
+}
+
+// Off its alignment by in[0] bytes in shared memory, in[1] in global; read if in[2].
+__global__ void misaligned_kernel(const TestParams p) {
+  if (thread_index()) return;
+  const int32_t* off = in<int32_t>(p);
+  async_copy<8>(shared<unsigned char>() + off[0], in<unsigned char>(p) + off[1], off[2]);
+  async_commit();
+  async_wait<0>();
+}
+
+// ---- shared memory and the schedule -----------------------------------------------------------------
+
+// out = what lies in shared memory before anything was written there; then writes zeros.
+template <typename T>
+__global__ void unwritten_kernel(const TestParams p) {
+  const int64_t t = thread_index(), first = block_index() * p.threads;
+  out<double>(p)[first + t] = double(to_acc(shared<T>()[t]));
+  std::memset(shared<T>() + t, 0, sizeof(T));
+}
+// Writes the byte of shared memory at in[0].
+__global__ void overrun_kernel(const TestParams p) {
+  if (thread_index() == 0) shared<unsigned char>()[in<int32_t>(p)[0]] = 1;
+}
+// out[0] counts; out[1...] = block * 10000 + thread in the order in which they ran, three rounds.
+__global__ void trace_kernel(const TestParams p) {
+  for (int round = 0; round < 3; ++round) {
+    int32_t* entry = out<int32_t>(p);
+    entry[1 + entry[0]++] = int32_t(block_index()) * 10000 + thread_index();
+    barrier();
+  }
+}
+
+}  // namespace convt3d
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define ENTRY(name, ...)                                                          \
+  EXPORT const char* name(const void* in, void* out, int64_t blocks, int threads, \
+                          int shared_bytes, void* schedule) {                     \
+    return convt3d::launch(__VA_ARGS__, blocks, threads, shared_bytes, schedule,  \
+                           convt3d::TestParams{in, out, threads});                \
+  }
+ENTRY(hand_on, convt3d::hand_on_kernel<true>)
+ENTRY(hand_on_without_barrier, convt3d::hand_on_kernel<false>)
+ENTRY(rounds, convt3d::rounds_kernel<true>)
+ENTRY(rounds_without_second_barrier, convt3d::rounds_kernel<false>)
+ENTRY(half_a_barrier, convt3d::half_a_barrier_kernel)
+ENTRY(early_exit, convt3d::early_exit_kernel)
+ENTRY(uneven_barriers, convt3d::uneven_barriers_kernel)
+ENTRY(butterfly_float, convt3d::butterfly_kernel<float>)
+ENTRY(butterfly_double, convt3d::butterfly_kernel<double>)
+ENTRY(butterfly_int, convt3d::butterfly_kernel<int32_t>)
+ENTRY(uneven_shuffles, convt3d::uneven_shuffles_kernel)
+ENTRY(half_a_shuffle, convt3d::half_a_shuffle_kernel)
+ENTRY(shuffle_or_barrier, convt3d::shuffle_or_barrier_kernel)
+ENTRY(pipeline, convt3d::pipeline_kernel<convt3d::kRight>)
+ENTRY(pipeline_no_wait, convt3d::pipeline_kernel<convt3d::kNoWait>)
+ENTRY(pipeline_waits_for_too_few, convt3d::pipeline_kernel<convt3d::kWaitsForTooFew>)
+ENTRY(pipeline_no_barrier_after_wait, convt3d::pipeline_kernel<convt3d::kNoBarrierAfterWait>)
+ENTRY(pipeline_no_barrier_before_reuse, convt3d::pipeline_kernel<convt3d::kNoBarrierBeforeReuse>)
+ENTRY(uncommitted, convt3d::uncommitted_kernel)
+ENTRY(copy4, convt3d::copy_kernel<4>)
+ENTRY(copy8, convt3d::copy_kernel<8>)
+ENTRY(copy16, convt3d::copy_kernel<16>)
+ENTRY(misaligned, convt3d::misaligned_kernel)
+ENTRY(unwritten_double, convt3d::unwritten_kernel<double>)
+ENTRY(unwritten_float, convt3d::unwritten_kernel<float>)
+ENTRY(unwritten_half, convt3d::unwritten_kernel<convt3d::half_t>)
+ENTRY(unwritten_bfloat16, convt3d::unwritten_kernel<convt3d::bfloat16_t>)
+ENTRY(overrun, convt3d::overrun_kernel)
+ENTRY(trace, convt3d::trace_kernel)
+
+template <typename T>
+void widen(const uint16_t* bits, float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = convt3d::to_acc(T{bits[i]});
+}
+template <typename T>
+void round_off(const float* values, uint16_t* bits, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) bits[i] = convt3d::from_acc<T>(values[i]).bits;
+}
+EXPORT void widen_half(const uint16_t* bits, float* values, int64_t count) {
+  widen<convt3d::half_t>(bits, values, count);
+}
+EXPORT void widen_bfloat16(const uint16_t* bits, float* values, int64_t count) {
+  widen<convt3d::bfloat16_t>(bits, values, count);
+}
+EXPORT void round_off_half(const float* values, uint16_t* bits, int64_t count) {
+  round_off<convt3d::half_t>(values, bits, count);
+}
+EXPORT void round_off_bfloat16(const float* values, uint16_t* bits, int64_t count) {
+  round_off<convt3d::bfloat16_t>(values, bits, count);
+}
+"""
+
+
+class Kernels:
+    """The compiled kernels of SOURCE, each run by its name."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+
+    def run(
+        self,
+        name: str,
+        input: Tensor | None = None,
+        output: Tensor | None = None,
+        *,
+        blocks: int = 1,
+        threads: int = 64,
+        shared_bytes: int = 1024,
+        seed: int | None = None,
+    ) -> str:
+        """Launches a kernel; returns what went wrong, or "".
+
+        Args:
+            input, output: what its p.in and p.out point to.
+            seed: of a hostile schedule; None runs the fast one.
+        """
+        entry = getattr(self.library, name)
+        entry.restype = ctypes.c_char_p
+        with runtime.schedule("fast" if seed is None else "hostile", seed or 0):
+            error = entry(
+                ctypes.c_void_p(None if input is None else input.data_ptr()),
+                ctypes.c_void_p(None if output is None else output.data_ptr()),
+                ctypes.c_int64(blocks),
+                ctypes.c_int(threads),
+                ctypes.c_int(shared_bytes),
+                ctypes.c_void_p(runtime.current_schedule()),
+            )
+        return error.decode() if error else ""
+
+    def convert(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns the values as one of the conversions gives them."""
+        converted = torch.empty(values.shape, dtype=dtype)
+        getattr(self.library, name)(
+            ctypes.c_void_p(values.data_ptr()),
+            ctypes.c_void_p(converted.data_ptr()),
+            ctypes.c_int64(values.numel()),
+        )
+        return converted
+
+
+def compile_kernels(folder: Path, *more_flags: str) -> Kernels:
+    """Compiles SOURCE as the emulator is compiled, unless the folder holds it already."""
+    text = host.SOURCE + SOURCE
+    flags = ["-std=c++17", "-shared", "-fPIC", *build.HOST_FLAGS, *more_flags]
+    key = hashlib.sha256(repr((text, flags)).encode()).hexdigest()[:16]
+    library = folder / f"emulator_kernels_{key}.so"
+    with open(folder / f"{library.stem}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other processes of the run want it too
+        if not library.exists():
+            source, unfinished = library.with_suffix(".cpp"), library.with_suffix(".part")
+            source.write_text(text)
+            compiler = os.environ.get("CXX", "g++")
+            subprocess.run([compiler, *flags, source, "-o", unfinished], check=True)
+            unfinished.rename(library)
+    return Kernels(library)

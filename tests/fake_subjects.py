@@ -1,0 +1,139 @@
+"""Subjects that do what the harness must cope with, without torch.
+
+A leg misbehaves as the case's plan says, convt3d by the forward plan, oracle by the plan of
+grad_input, native by that of grad_weight; where the plan is auto, and some stride is above 1, as
+FAKE_CONVT3D, FAKE_ORACLE or FAKE_NATIVE say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from fuzz.case import Case
+from fuzz.data import generate
+from fuzz.number import encode
+from fuzz.outcome import Outcome
+from reference import evaluate
+
+_cases_run = 0
+
+
+def right(case: Case, dtype: str | None = None) -> Outcome:
+    """Correctly rounded answers."""
+    data = generate(case)
+    results = evaluate(data.input, data.weight, data.bias, data.grad_output, case.parameters)
+    raw = {
+        name: encode(getattr(results, name), dtype or case.dtype)
+        for name in ("output", "grad_input", "grad_weight", "grad_bias")
+        if name != "grad_bias" or case.bias
+    }
+    return Outcome("ok", results=raw)
+
+
+def wrong(case: Case) -> Outcome:
+    """One bit of the last output element is wrong."""
+    outcome = right(case)
+    outcome.results["output"].flat[-1] ^= 1
+    return outcome
+
+
+def wrong_at_first(case: Case) -> Outcome:
+    """Wrong, but never for the first case of a process."""
+    return wrong(case) if _cases_run > 1 else right(case)
+
+
+def segfault(case: Case) -> Outcome:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return right(case)
+
+
+def abort(case: Case) -> Outcome:
+    """Prints like a C assert, then aborts."""
+    os.write(2, b"Assertion `i < size' failed.\n")
+    ctypes.CDLL(None).abort()
+    return right(case)
+
+
+def corrupt(case: Case) -> Outcome:
+    """Answers with what no Outcome looks like, as after a write into the interpreter's heap."""
+    return "\0garbage"  # type: ignore[return-value]
+
+
+def leave(case: Case) -> Outcome:
+    os._exit(3)
+
+
+def hang(case: Case) -> Outcome:
+    while True:
+        time.sleep(0.01)
+
+
+def slow(case: Case) -> Outcome:
+    time.sleep(0.3)
+    return right(case)
+
+
+def refuse(case: Case) -> Outcome:
+    raise ValueError("padding=5, but must be less than 3")
+
+
+def stumble(case: Case) -> Outcome:
+    raise KeyError("a defect of the subject itself")
+
+
+def device_assert(case: Case) -> Outcome:
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def count(case: Case) -> Outcome:
+    """Says how many cases this process has run."""
+    return Outcome("refused", f"{_cases_run}")
+
+
+def speak(case: Case) -> Outcome:
+    print("to stdout", flush=True)
+    print("to stderr", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+BEHAVIOURS: dict[str, Callable[[Case], Outcome]] = {
+    function.__name__.replace("_", "."): function
+    for function in (
+        right, wrong, wrong_at_first, segfault, abort, corrupt, leave, hang, slow, refuse, stumble,
+        device_assert, count, speak,
+    )
+}  # fmt: skip
+
+
+def convt3d(case: Case) -> Outcome:
+    return _behave(case, "CONVT3D", case.forward_plan)
+
+
+def oracle(case: Case) -> Outcome:
+    outcome = _behave(case, "ORACLE", case.grad_input_plan)
+    if outcome.status != "ok" or case.grad_input_plan == "wrong":
+        return outcome
+    return right(case, "f64")
+
+
+def native(case: Case) -> Outcome:
+    return _behave(case, "NATIVE", case.grad_weight_plan)
+
+
+def _behave(case: Case, leg: str, plan: str) -> Outcome:
+    global _cases_run
+    _cases_run += 1
+    if plan == "auto" and max(case.stride) > 1:
+        plan = os.environ.get(f"FAKE_{leg}", "right")
+    return BEHAVIOURS.get(plan, right)(case)
+
+
+def warm_up(name: str) -> None:
+    """Fails where a test asks for it."""
+    if name == "refuse":
+        raise RuntimeError("no compiler")

@@ -1,0 +1,96 @@
+"""A campaign's counts add up, and its progress line suits a terminal and a log alike."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, cast
+
+import pytest
+
+from fuzz import progress
+from fuzz.case import Case
+from fuzz.legs import LEGS, Examination
+from fuzz.outcome import Judgement, Verdict
+from fuzz.progress import Display, Tally, progress_line, summary, total
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def examination(case: Case, **verdicts: Verdict) -> Examination:
+    judgements = {
+        leg: Judgement(leg, verdicts.get(leg, Verdict.PASS), share_of_bound=0.25) for leg in LEGS
+    }
+    return Examination(case, cast(Any, None), {}, judgements)
+
+
+def test_tallies_of_shards_add_up() -> None:
+    one, other = Tally(draws=3, discarded=1), Tally(draws=4, shrink_cases=1)
+    one.add(examination(Case(dtype="f16", lane="normal")))
+    other.add(examination(Case(dtype="f16"), native=Verdict.WRONG))
+    other.add(examination(Case(mode="hostile")))
+    both = total([one, other])
+    assert both.cases == 3
+    assert both.dtypes == {"f16": 2, "f32": 1}
+    assert both.lanes == {"normal": 1, "int": 2}
+    assert both.modes == {"fast": 2, "hostile": 1}
+    assert both.verdicts["native", "wrong"] == 1
+    assert both.verdicts["convt3d", "pass"] == 3
+    assert (both.draws, both.discarded, both.shrink_cases) == (7, 1, 1)
+
+
+def test_the_share_of_the_bound_is_the_largest_of_any_pass() -> None:
+    tallies = [Tally(shares_of_bound={"f16": 0.5, "f32": 0.1}), Tally(shares_of_bound={"f16": 0.7})]
+    assert total(tallies).shares_of_bound == {"f16": 0.7, "f32": 0.1}
+    tally = Tally()
+    tally.add(examination(Case(), convt3d=Verdict.WRONG))
+    assert tally.shares_of_bound == {}
+    tally.add(examination(Case()))
+    assert tally.shares_of_bound == {"f32": 0.25}
+
+
+def test_the_summary_counts_mistrusted_and_unconfirmed_verdicts() -> None:
+    tally = Tally()
+    tally.add(examination(Case(), convt3d=Verdict.MISTRUSTED, native=Verdict.CRASHED))
+    tally.unconfirmed["native"] += 1
+    text = summary(tally, 2.0)
+    assert "1 in 2.0 s" in text
+    assert "convt3d  mistrusted 1" in text
+    assert "native   crashed 1 (1 not in a fresh process)" in text
+
+
+def test_the_summary_of_nothing_divides_by_nothing() -> None:
+    assert "0 in 0.0 s, 0 cases/s" in summary(Tally(), 0.0)
+
+
+def test_the_progress_line_says_time_cases_rate_findings_and_what_is_left() -> None:
+    tally = Tally()
+    for _ in range(1200):
+        tally.dtypes["f32"] += 1
+    line = progress_line(tally, 12.0, 1, 2, "48 s left")
+    expected = "12 s 1,200 cases 100 cases/s 1 failures, 2 native findings 48 s left"
+    assert line.split() == expected.split()
+
+
+def test_a_terminal_has_its_line_rewritten_and_text_stays_above_it() -> None:
+    stream = Terminal()
+    display = Display(stream)
+    display.progress("one")
+    display.progress("two")
+    display.print("text")
+    display.progress("three")
+    clear = "\r\033[K"
+    assert stream.getvalue() == f"one{clear}two{clear}text\nthree"
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    display = Display(stream)
+    display.progress("too early")
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    display.progress("one")
+    display.print("text")
+    display.progress("two")
+    assert stream.getvalue() == "one\ntext\ntwo\n"
