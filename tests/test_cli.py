@@ -24,6 +24,12 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
+@pytest.fixture(autouse=True)
+def no_gpu_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subjects here are fakes, which have no GPU even where the run as a whole must."""
+    monkeypatch.delenv("CONVT3D_REQUIRE_GPU", raising=False)
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     corpus.keep(parse_case("f32_i2_k2_int"), "First.", directory=tmp_path)

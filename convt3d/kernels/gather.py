@@ -93,8 +93,8 @@ constexpr int kTileThreads = 128;
 constexpr int kTilePositions = 128;  // destination positions of a block's tile: its rows * columns
 constexpr int kTileChannels = 32;    // gemm_n: destination channels of a block's tile
 constexpr int kTileSlots = 64;       // gemm_m of one pass: positions of one W phase
-constexpr int kTileK = 8;            // gemm_k: source channels of one stage
-constexpr int kThreadSlots = 4;      // slots slot_lane + 16 * i of a thread
+constexpr int kTileK = 16;           // gemm_k: source channels of one stage
+constexpr int kThreadSlots = 4;      // slots 4 * slot_lane + i of a thread
 constexpr int kThreadChannels = 4;   // channels 4 * channel_lane + j of a thread
 constexpr int kSlotLanes = kTileSlots / kThreadSlots;
 static_assert(kSlotLanes * (kTileChannels / kThreadChannels) == kTileThreads,
@@ -103,7 +103,7 @@ static_assert(kTileThreads % kTileSlots == 0 && kTileK % (kTileThreads / kTileSl
               "the threads stage the source in whole rows");
 
 template <typename scalar_t>
-struct GatherShared {
+struct alignas(16) GatherShared {  // rows of whole 16 bytes: a thread reads its four values at once
   using acc_t = typename Accumulator<scalar_t>::type;
   acc_t source[kTileK][kTileSlots];
   acc_t weight[kTileK][kTileChannels];
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
               for (int j = 0; j < kThreadChannels; ++j)
 #pragma unroll
                 for (int i = 0; i < kThreadSlots; ++i)
-                  sum[i][j] += shared.source[k][slot_lane + i * kSlotLanes] *
+                  sum[i][j] += shared.source[k][slot_lane * kThreadSlots + i] *
                                shared.weight[k][channel_lane * kThreadChannels + j];
             }
           barrier();
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
 
       // Add the bias, round once, and lay the results out as the tile lies in memory.
       for (int i = 0; i < kThreadSlots; ++i) {
-        const index_t slot = first_slot + slot_lane + i * kSlotLanes;
+        const index_t slot = first_slot + slot_lane * kThreadSlots + i;
         if (slot >= slots || !has_channels) continue;
         const index_t position = slot / columns_w * tile_columns + w + slot % columns_w * step_w;
         for (int j = 0; j < kThreadChannels; ++j) {
