@@ -23,8 +23,6 @@ DTYPE_NAMES = {
 }
 # Offsets and loop counters of a 32-bit plan stay below 2^31 with room for a last, partial tile.
 LARGEST_32_BIT_EXTENT = 2**31 - 2**20
-# As in kernels/gather.py.
-TILE_POSITIONS = 128
 
 
 class _Axis(ctypes.Structure):
@@ -303,9 +301,8 @@ def _gather_template(
     )
     params.weight_tap = (ctypes.c_int64 * 3)(*weight[2:])
     width = (geometry.output_size if forward else geometry.input_size)[2]
-    tiles = -(-width // TILE_POSITIONS)
-    params.tile_columns = -(-width // tiles)
-    params.tile_rows = TILE_POSITIONS // params.tile_columns
+    step = geometry.stride[2] if forward else 1
+    params.tile_rows, params.tile_columns = plan.gather_tile(width, step)
     params.channels_innermost = destination[1] == 1 and destination[4] != 1
     return bytes(params)
 

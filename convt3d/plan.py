@@ -25,7 +25,10 @@ SMALLEST_SPLIT_PRODUCTS = 1024
 LARGEST_SPLIT = 128
 # Blocks a multiprocessor that split-K aims at.
 BLOCKS_PER_MULTIPROCESSOR = 8
-# The tiles of the kernels, for counting blocks: see kernels/weight.py.
+# The tiles of the kernels: see kernels/gather.py and kernels/weight.py.
+GATHER_TILE, GATHER_PASS = 128, 64
+# Columns below which a tile's stores along W are too short to be worth a fuller pass.
+SHORTEST_GATHER_RUN = 16
 WEIGHT_TILE_ROWS, WEIGHT_TILE_COLUMNS = 32, 64
 
 
@@ -61,6 +64,31 @@ def parse_plan(name: str) -> Plan:
             f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4'"
         )
     return plan
+
+
+def gather_tile(width: int, step: int) -> tuple[int, int]:
+    """Returns rows and columns of the tiled gather kernel's tile of destination positions.
+
+    A block computes its positions in passes, each over up to GATHER_PASS positions of one W phase; the tile is chosen
+    so that the passes are full.
+
+    Args:
+        width: destination positions along W.
+        step: distance along W between two positions of a phase: the stride for forward, 1 for grad_input.
+    """
+
+    def fullness(columns: int) -> float:
+        rows = GATHER_TILE // columns
+        count, longer = divmod(columns, step)  # of a phase, and phases with one position more
+        passes = longer * -(-rows * (count + 1) // GATHER_PASS)
+        passes += (step - longer) * -(-rows * count // GATHER_PASS)
+        computed = -(-width // columns) * passes * GATHER_PASS
+        return width * rows / computed
+
+    most = min(width, GATHER_TILE)
+    least = min(width, SHORTEST_GATHER_RUN)
+    columns = max(range(most, least - 1, -1), key=fullness)  # the longest of equals
+    return GATHER_TILE // columns, columns
 
 
 def reduction_length(primitive: str, geometry: Geometry) -> int:

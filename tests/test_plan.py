@@ -6,8 +6,10 @@ import dataclasses
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from convt3d import launch, plan
+from convt3d import plan
 from convt3d.geometry import Geometry
 from convt3d.kernels import gather, weight
 from convt3d.plan import Plan
@@ -253,8 +255,31 @@ def test_a_forced_32_bit_plan_is_refused_where_an_offset_needs_64_bits(fits: boo
     [
         (plan.WEIGHT_TILE_ROWS, weight.SOURCE, "kWeightRows"),
         (plan.WEIGHT_TILE_COLUMNS, weight.SOURCE, "kWeightColumns"),
-        (launch.TILE_POSITIONS, gather.SOURCE, "kTilePositions"),
+        (plan.GATHER_TILE, gather.SOURCE, "kTilePositions"),
+        (plan.GATHER_PASS, gather.SOURCE, "kTileSlots"),
     ],
 )
 def test_the_tiles_are_those_of_the_kernels(constant: int, source: str, name: str) -> None:
     assert re.findall(rf"constexpr int {name} = (\d+);", source) == [str(constant)]
+
+
+@given(st.integers(1, 400), st.integers(1, 300))
+def test_a_gather_tile_fits_the_kernel_and_is_as_long_as_the_row_or_a_sector(
+    width: int, step: int
+) -> None:
+    rows, columns = plan.gather_tile(width, step)
+    assert rows >= 1 and rows * columns <= plan.GATHER_TILE
+    assert min(width, plan.SHORTEST_GATHER_RUN) <= columns <= width
+
+
+@pytest.mark.parametrize(
+    ("width", "step", "expected"),
+    [(64, 1, (2, 64)), (128, 1, (1, 128)), (128, 2, (1, 128)), (8, 2, (16, 8)), (1, 5, (128, 1))],
+)
+def test_a_gather_tile_fills_its_passes(width: int, step: int, expected: tuple[int, int]) -> None:
+    assert plan.gather_tile(width, step) == expected
+
+
+def test_a_row_just_longer_than_a_pass_is_cut_into_shorter_tiles() -> None:
+    rows, columns = plan.gather_tile(66, 1)
+    assert columns < 66 and rows * columns > 100
