@@ -153,14 +153,15 @@ def triple(name: str, value: object) -> Triple:
 
     Raises:
         TypeError: value is neither an integer nor a sequence of integers.
+        ValueError: an integer does not fit 64 bits.
         RuntimeError: the sequence has neither one nor three integers.
     """
-    single = _as_int(value)
+    single = _as_int(name, value)
     if single is not None:
         return (single, single, single)
     if isinstance(value, (str, bytes, bool)) or not isinstance(value, Sequence):
         raise TypeError(f"{name}={value!r}, but must be an int or three ints (D, H, W)")
-    items = [_as_int(item) for item in value]
+    items = [_as_int(name, item) for item in value]
     if None in items:
         wrong = value[items.index(None)]
         raise TypeError(f"{name}={value!r}, but {wrong!r} in it is not an int")
@@ -177,21 +178,25 @@ def integer(name: str, value: object) -> int:
 
     Raises:
         TypeError: it is not an integer; a bool is none.
+        ValueError: it does not fit 64 bits.
     """
-    result = _as_int(value)
+    result = _as_int(name, value)
     if result is None:
         raise TypeError(f"{name}={value!r}, but must be an int")
     return result
 
 
-def _as_int(value: object) -> int | None:
+def _as_int(name: str, value: object) -> int | None:
     """Any integer, NumPy's too, as an int; None for anything else, and for a bool."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
+    if not -(2**63) <= result < 2**63:
+        raise ValueError(f"{name}={result}, but must fit 64 bits")
+    return result
 
 
 def grad_input_geometry(

@@ -110,7 +110,8 @@ def candidates(primitive: str, geometry: Geometry, fits_32_bits: bool = True) ->
         fits_32_bits: whether every offset into every tensor stays below 2^31.
     """
     widths = (32, 64) if fits_32_bits and _coordinates_fit(geometry) else (64,)
-    plans = [Plan(kernel, width) for kernel in KERNELS for width in widths]
+    kernels = KERNELS if _tiled_grid_fits(primitive, geometry) else ("direct",)
+    plans = [Plan(kernel, width) for kernel in kernels for width in widths]
     if primitive == "grad_weight":
         length = reduction_length(primitive, geometry)
         splits = [count for count in (2, 3, 7) if count <= length]
@@ -138,7 +139,8 @@ def choose(
     sums, results = geometry.in_channels_per_group, geometry.out_channels_per_group
     if primitive == "grad_input":
         sums, results = results, sums
-    kernel = "direct" if min(sums, results) < SMALLEST_TILED_CHANNELS else "tiled"
+    is_thin = min(sums, results) < SMALLEST_TILED_CHANNELS
+    kernel = "direct" if is_thin or not _tiled_grid_fits(primitive, geometry) else "tiled"
     return Plan(kernel, width)
 
 
@@ -174,6 +176,17 @@ _forced: dict[str, Plan] = {}
 
 def _coordinates_fit(geometry: Geometry) -> bool:
     return all(geometry.axis(index).largest_coordinate < 2**31 for index in range(3))
+
+
+def _tiled_grid_fits(primitive: str, geometry: Geometry) -> bool:
+    """Whether the tiled kernel's grid has at most 2^31 - 1 blocks.
+
+    Only forward's can have more: it has a block for each (D, H) phase, and a large stride makes every row a phase.
+    """
+    if primitive != "forward":
+        return True
+    depth, height, width = geometry.output_size
+    return geometry.batch * geometry.out_channels * depth * height * -(-width // 16) < 2**31
 
 
 def _choose_splits(geometry: Geometry, multiprocessors: int) -> int:

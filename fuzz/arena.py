@@ -21,6 +21,7 @@ from torch import Tensor
 # clear sign (CUDA).
 POISON = 0xFF
 GUARD_BYTES = 256
+TAIL_BYTES = 4096  # guard behind the last tensor; what is written further away goes unseen
 ALIGNMENT = 256  # PyTorch's allocator on CUDA aligns to 512, on CPU to 64
 DTYPES = {
     "f64": torch.float64,
@@ -31,6 +32,7 @@ DTYPES = {
 }
 _CHANNELS_LAST = (0, 2, 3, 4, 1)  # order of the axes in memory
 _BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_BYTES = {torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 
 class ArenaFull(Exception):
@@ -82,7 +84,8 @@ class Arena:
         Raises:
             ArenaFull: they do not fit.
         """
-        self._memory[: self._used()].fill_(POISON)
+        self._poisoned = self._used()
+        self._memory[: self._poisoned].fill_(POISON)
         self._blocks.clear()
         tensors = []
         for name, raw, dtype, channels_last in inputs:
@@ -144,11 +147,11 @@ class Arena:
         self._image = self._memory
         if self._device.type == "cuda":
             self._image = torch.empty(capacity_bytes, dtype=torch.uint8, pin_memory=True)
-        self._poisoned = 0  # bytes [0, this) hold the poison or a block
+        self._poisoned = 0  # bytes [0, this) hold the poison or a block; what lies behind, anything
         self._blocks: list[_Block] = []
 
     def _used(self) -> int:
-        return self._blocks[-1].end + GUARD_BYTES if self._blocks else 0
+        return self._blocks[-1].end + TAIL_BYTES if self._blocks else 0
 
     def _holds(self, tensor: Tensor) -> bool:
         return 0 <= tensor.data_ptr() - self._memory.data_ptr() < self._used()
@@ -161,18 +164,19 @@ class Arena:
         channels_last: bool,
         content: NDArray[np.uint8] | None,
     ) -> Tensor:
-        start = -(-max(self._used(), GUARD_BYTES) // ALIGNMENT) * ALIGNMENT
-        end = start + prod(shape) * dtype.itemsize
-        if end + GUARD_BYTES > self._memory.numel():
+        free = self._blocks[-1].end if self._blocks else 0
+        start = -(-(free + GUARD_BYTES) // ALIGNMENT) * ALIGNMENT
+        end = start + prod(shape) * _BYTES[dtype]
+        if end + TAIL_BYTES > self._memory.numel():
             raise ArenaFull(f"{name} of shape {tuple(shape)} does not fit")
-        if end + GUARD_BYTES > self._poisoned:
-            self._memory[self._poisoned : end + GUARD_BYTES].fill_(POISON)
-            self._poisoned = end + GUARD_BYTES
+        if end + TAIL_BYTES > self._poisoned:
+            self._memory[self._poisoned : end + TAIL_BYTES].fill_(POISON)
+            self._poisoned = end + TAIL_BYTES
         self._blocks.append(_Block(name, start, end, content))
         if dtype not in self._typed:
             self._typed[dtype] = self._memory.view(dtype)
         return torch.as_strided(
-            self._typed[dtype], shape, _strides(shape, channels_last), start // dtype.itemsize
+            self._typed[dtype], shape, _strides(shape, channels_last), start // _BYTES[dtype]
         )
 
     def _fetch(self, outside: Sequence[Tensor]) -> NDArray[np.uint8]:
@@ -206,7 +210,7 @@ class Arena:
 def _bits_at(
     image: NDArray[np.uint8], start: int, tensor: Tensor, strides: Sequence[int]
 ) -> NDArray[Any]:
-    size = tensor.dtype.itemsize
+    size = _BYTES[tensor.dtype]
     in_bytes = [stride * size for stride in strides]
     return np.ndarray(tuple(tensor.shape), _BITS[size], image.data, start, in_bytes).copy()
 

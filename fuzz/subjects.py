@@ -10,6 +10,7 @@ Each gets its own copies of the tensors, between guard bands, in memory that was
 from __future__ import annotations
 
 import functools
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ def warm_up(name: str) -> None:
 
     The first case of a process pays for a CUDA context and for libraries that load lazily.
     """
+    gc.freeze()  # what is imported stays: the collector need not look at it again
     torch.set_num_threads(NATIVE_THREADS if name == "native" else 1)
     warnings.simplefilter("ignore")
     if name == "convt3d":
@@ -65,6 +67,7 @@ def convt3d(case: Case) -> Outcome:
 
 def oracle(case: Case) -> Outcome:
     """Runs the native op in float64 on a CPU with oneDNN off, on the same values."""
+    _dirty_free_memory(torch.device("cpu"))
     with torch.backends.mkldnn.flags(enabled=False):
         return _run(native_conv_transpose3d, case, _arena(torch.device("cpu")), "f64")
 
@@ -156,9 +159,11 @@ def _noting_plans() -> Iterator[dict[str, str]]:
 
 
 def _dirty_free_memory(device: torch.device) -> None:
-    """Leaves NaN in memory that the allocator will hand out next."""
+    """Leaves NaN and large numbers in memory that the allocator will hand out next."""
     dirty = [
-        torch.full((size // 4,), float("nan"), device=device) for size in DIRTY_BYTES for _ in "ab"
+        torch.full((size // 4,), value, device=device)
+        for size in DIRTY_BYTES
+        for value in (float("nan"), 1e30)
     ]
     del dirty
 

@@ -79,7 +79,7 @@ def summed_outcome(expectation: Expectation, random: np.random.Generator, leg: s
     case, inputs = expectation.case, expectation.inputs
     accumulator = ACCUMULATORS[TABLE[leg, case.dtype].accumulator]
     tensors = {
-        name: (to_tf32(array) if (case.dtype, leg) == ("tf32", "convt3d") else array)
+        name: (to_tf32(array) if (case.dtype, leg) == ("tf32", "native") else array)
         for name, array in vars(inputs).items()
         if array is not None
     }

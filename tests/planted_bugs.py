@@ -75,8 +75,8 @@ PLANTED_BUGS = (
     PlantedBug(
         "missing_barrier_before_the_tile_is_read",
         "kernels/gather.py",
-        "          barrier();\n          if (has_channels)",
-        "          if (has_channels)",
+        "          barrier();\n          if (computes)",
+        "          if (computes)",
     ),
     PlantedBug(
         "missing_barrier_before_the_tile_is_overwritten",
@@ -87,12 +87,12 @@ PLANTED_BUGS = (
     PlantedBug(
         "uninitialised_shared_memory",
         "kernels/gather.py",
-        """            shared.source[k][staged_slot] =
-                inside ? to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)])
-                       : acc_t(0);""",
-        """            if (inside)
-              shared.source[k][staged_slot] =
-                  to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)]);""",
+        """              shared.source[k][staged_slot] =
+                  inside ? to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)])
+                         : acc_t(0);""",
+        """              if (inside)
+                shared.source[k][staged_slot] =
+                    to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)]);""",
     ),
     PlantedBug(
         "last_output_not_written",
@@ -109,16 +109,21 @@ PLANTED_BUGS = (
 )
 
 
+def copy_packages(directory: Path) -> None:
+    """Copies what a campaign needs into the directory."""
+    for package in ("convt3d", "reference", "fuzz"):
+        shutil.copytree(
+            ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+
+
 def plant(bug: PlantedBug, directory: Path) -> None:
     """Copies what a campaign needs into the directory, with the bug in it.
 
     Raises:
         ValueError: the text to change does not occur exactly once.
     """
-    for package in ("convt3d", "reference", "fuzz"):
-        shutil.copytree(
-            ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    copy_packages(directory)
     path = directory / "convt3d" / bug.file
     text = path.read_text()
     if text.count(bug.right) != 1:

@@ -8,6 +8,7 @@ SOURCE = r"""
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <vector>
 #if !defined(__x86_64__) || defined(CONVT3D_UCONTEXT)
 #define CONVT3D_UCONTEXT 1
@@ -92,7 +93,7 @@ enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
 
 constexpr int kMaxThreads = 1024;
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block at compute capability 9.0
+constexpr size_t kMaxSharedBytes = 163 << 10;  // of a block at compute capability 8.0
 constexpr size_t kSharedGuardBytes = 256;
 constexpr unsigned char kSharedGuard = 0xA5;
 
@@ -154,10 +155,11 @@ struct Machine {
 #endif
 };
 
-inline Machine& machine() {
-  static thread_local Machine* instance = new Machine;
-  return *instance;
-}
+// One for all: a launch holds the lock, so that threads take turns. (A machine a thread would cost an
+// address look-up at every barrier.)
+static Machine the_machine;
+static std::mutex machine_lock;
+inline Machine& machine() { return the_machine; }
 
 #ifdef CONVT3D_UCONTEXT
 inline void switch_to(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context); }
@@ -393,10 +395,11 @@ inline void async_wait() {
 template <typename Params>
 const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes,
                    void* schedule, const Params& params) {
+  const std::lock_guard<std::mutex> turn(emulator::machine_lock);
   emulator::Machine& m = emulator::machine();
   m.mode = static_cast<emulator::Mode>(reinterpret_cast<uintptr_t>(schedule) & 1);
   m.random.state = ((reinterpret_cast<uintptr_t>(schedule) >> 1) + 1) * 0x9E3779B97F4A7C15ull | 1;
-  if (blocks < 1 || blocks > 0x7fffffff) return "the grid has more than 2^31 - 1 blocks";
+  if (blocks < 1 || blocks > 0x7fffffff) return "a grid must have 1 to 2^31 - 1 blocks";
   if (threads < 1 || threads > emulator::kMaxThreads || threads % kWarpSize)
     return "emulator: a block must be whole warps, at most 1024 threads";
   if (size_t(shared_bytes) > emulator::kMaxSharedBytes) return "too much shared memory for a block";

@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
   };
 
   const index_t taps_d = phase_d.taps, taps_h = phase_h.taps;
-  const bool has_channels = first_channel + channel_lane * kThreadChannels < channels;
+  const int used_channels = used<kThreadChannels>(channels - first_channel, kTileChannels);
   const index_t step_w = kForward ? static_cast<index_t>(p.axis[2].stride) : 1;
   const index_t phases_w = step_w < columns ? step_w : columns;
   for (index_t w = 0; w < phases_w; ++w) {
@@ -202,6 +202,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
     const index_t slots = rows * columns_w;
     for (index_t first_slot = 0; first_slot < slots; first_slot += kTileSlots) {
       acc_t sum[kThreadSlots][kThreadChannels] = {};
+
+      // Of a pass or tile at the edge only what some thread uses is staged: whole groups of four.
+      const int used_slots = used<kThreadSlots>(slots - first_slot, kTileSlots);
+      const bool computes =
+          slot_lane * kThreadSlots < used_slots && channel_lane * kThreadChannels < used_channels;
 
       // The position whose source this thread stages.
       const bool has_slot = first_slot + staged_slot < slots;
@@ -221,9 +226,12 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
         const index_t source_h = base_h + jh * phase_h.source_tap_step;
         const index_t source_w = base_w + jw * phase_w.source_tap_step;
         const bool inside = has_slot && is_inside<kForward>(p, source_d, source_h, source_w);
-        const scalar_t* from = my_source + source_d * static_cast<index_t>(p.source.space[0]) +
-                               source_h * static_cast<index_t>(p.source.space[1]) +
-                               source_w * static_cast<index_t>(p.source.space[2]);
+        // Outside, the offset may not even fit index_t.
+        const scalar_t* from = !inside ? my_source
+                                       : my_source +
+                                             source_d * static_cast<index_t>(p.source.space[0]) +
+                                             source_h * static_cast<index_t>(p.source.space[1]) +
+                                             source_w * static_cast<index_t>(p.source.space[2]);
         const scalar_t* by =
             weight +
             (phase_d.first_tap + jd * phase_d.tap_step) * static_cast<index_t>(p.weight_tap[0]) +
@@ -233,12 +241,14 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
           // Stage up to kTileK channels of the source and of the weight; what lies outside is zero.
           const int depth =
               source_channels - first_k < kTileK ? int(source_channels - first_k) : kTileK;
-          for (int k = staged_k; k < depth; k += kStagedRows)
-            shared.source[k][staged_slot] =
-                inside ? to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)])
-                       : acc_t(0);
+          if (staged_slot < used_slots)
+            for (int k = staged_k; k < depth; k += kStagedRows)
+              shared.source[k][staged_slot] =
+                  inside ? to_acc(from[(first_k + k) * static_cast<index_t>(p.source.channel)])
+                         : acc_t(0);
           for (int i = thread; i < depth * kTileChannels; i += kTileThreads) {
             const int k = i / kTileChannels, c = i % kTileChannels;
+            if (c >= used_channels) continue;
             shared.weight[k][c] =
                 first_channel + c < channels
                     ? to_acc(by[c * static_cast<index_t>(p.weight_destination) +
@@ -246,7 +256,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
                     : acc_t(0);
           }
           barrier();
-          if (has_channels)
+          if (computes)
 #pragma unroll
             for (int k = 0; k < kTileK; ++k) {
               if (k >= depth) break;
@@ -264,7 +274,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) gather_tiled_kernel(const Gat
       // Add the bias, round once, and lay the results out as the tile lies in memory.
       for (int i = 0; i < kThreadSlots; ++i) {
         const index_t slot = first_slot + slot_lane * kThreadSlots + i;
-        if (slot >= slots || !has_channels) continue;
+        if (slot >= slots || !computes) continue;
         const index_t position = slot / columns_w * tile_columns + w + slot % columns_w * step_w;
         for (int j = 0; j < kThreadChannels; ++j) {
           const index_t c = first_channel + channel_lane * kThreadChannels + j;

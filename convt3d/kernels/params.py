@@ -96,6 +96,12 @@ __device__ inline Phase<index_t> make_phase(const Axis& axis, index_t first) {
   return {first, stride, first_tap, tap_step, taps, base, 1, -(dilation / gcd)};
 }
 
+// The smaller of what is left and what a tile holds, rounded up to whole groups of kGroup.
+template <int kGroup, typename index_t>
+__device__ inline int used(index_t left, int tile) {
+  return left < tile ? (int(left) + kGroup - 1) / kGroup * kGroup : tile;
+}
+
 // Size of the source on an axis.
 template <bool kForward, typename index_t>
 __device__ inline index_t source_size(const Axis& axis) {

@@ -83,7 +83,7 @@ __device__ inline bfloat16_t from_acc<bfloat16_t, float>(float value) {
 template <typename Params>
 const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes,
                    void* stream, const Params& params) {
-  if (blocks < 1 || blocks > 0x7fffffff) return "the grid has more than 2^31 - 1 blocks";
+  if (blocks < 1 || blocks > 0x7fffffff) return "a grid must have 1 to 2^31 - 1 blocks";
   if (shared_bytes > 48 * 1024) {  // above this a kernel must ask
     const cudaError_t error =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

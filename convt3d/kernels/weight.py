@@ -200,12 +200,6 @@ __device__ inline void sum_bias(const WeightParams& p, int64_t channel, int64_t 
   put_bias<scalar_t>(p, channel, split, sum);
 }
 
-// The smaller of what is left and what a tile holds, rounded up to whole groups of kGroup.
-template <int kGroup, typename index_t>
-__device__ inline int used(index_t left, int tile) {
-  return left < tile ? (int(left) + kGroup - 1) / kGroup * kGroup : tile;
-}
-
 // Block: kWeightRows x kWeightColumns elements of one group over one split of the positions; blocks
 //   after those sum one output channel of grad_bias over one split.
 // Thread: 4 rows times 4 columns.
