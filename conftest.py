@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from fuzz import machine
+
 ROOT = Path(__file__).parent
 GPU_TESTS = ROOT / "tests" / "gpu"
 
@@ -54,11 +56,6 @@ def register_profiles() -> None:
 register_profiles()
 
 
-def is_gpu_required() -> bool:
-    """Whether a missing GPU is an error and no reason to skip."""
-    return os.environ.get("CONVT3D_REQUIRE_GPU") == "1"
-
-
 @functools.cache
 def gpu_problem() -> str:
     """Returns why the GPU tests cannot run here; empty if they can."""
@@ -92,8 +89,8 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Stops the run where a GPU is required and missing."""
-    if is_gpu_required() and not hasattr(session.config, "workerinput") and gpu_problem():
-        raise pytest.UsageError(f"CONVT3D_REQUIRE_GPU=1, but {gpu_problem()}")
+    if machine.is_gpu_required() and not hasattr(session.config, "workerinput") and gpu_problem():
+        raise pytest.UsageError(f"CONVT3D_REQUIRE_GPU is set, but {gpu_problem()}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,8 +107,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Says which machine, versions, profile and seed a result came from, without importing torch."""
-    from fuzz import machine
-
     facts = {**machine.own_facts(), "torch": metadata.version("torch"), "card": "no GPU"}
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

@@ -11,8 +11,9 @@ from pathlib import Path
 from fuzz import corpus, machine
 from fuzz.campaign import BROKEN, FAILED, PASSED, Campaign
 from fuzz.case import LANES, MODES, CaseError, parse_case
-from fuzz.legs import LEGS, SUBJECT_MODULE, Examination, HarnessError, Legs
+from fuzz.legs import LEGS, NATIVE_TIME_LIMIT_S, SUBJECT_MODULE, Examination, HarnessError, Legs
 from fuzz.number import DTYPES
+from fuzz.plans import check_plans
 from fuzz.progress import case_counts
 from fuzz.search import PROFILES
 from fuzz.shard import Options
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 def repro(arguments: argparse.Namespace) -> int:
     """Runs one case on every leg, each in a fresh process, and shows the verdicts."""
     case = parse_case(arguments.case)
+    check_plans(case)
     print(f"{case}\n", flush=True)
     with Legs(arguments.subject_module, arguments.time_limit) as legs:
         facts = {**machine.own_facts(), **legs.await_facts()}
@@ -161,9 +163,9 @@ def _add_subject_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--time-limit",
         type=_positive_float,
-        default=DEFAULT_TIME_LIMIT_S,
         metavar="S",
-        help="seconds a case may take on a leg",
+        help=f"seconds a case may take on a leg; default: {DEFAULT_TIME_LIMIT_S:g}, "
+        f"native {NATIVE_TIME_LIMIT_S:g}",
     )
 
 

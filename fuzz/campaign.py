@@ -12,10 +12,11 @@ from pathlib import Path
 
 from fuzz import corpus, machine
 from fuzz.case import LANES
+from fuzz.outcome import Verdict
 from fuzz.progress import Display, Tally, progress_line, summary, total
 from fuzz.search import UNCONFIRMED
 from fuzz.shard import Finding, Options, device_dtypes, device_modes, run_shard
-from fuzz.worker import pin_threads
+from fuzz.worker import DEFAULT_TIME_LIMIT_S, pin_threads
 
 PASSED, FAILED, BROKEN = 0, 1, 2
 # What a shard may take after the end to finish its last case and its shrinking.
@@ -54,8 +55,8 @@ class Campaign:
         """Runs the campaign to its end.
 
         Returns:
-            0 when convt3d and the oracle failed on no case, and there were cases; 1 when one of
-            them failed; 2 when the campaign itself broke down.
+            0 when convt3d and the oracle failed on no case, and convt3d passed some; 1 when one of
+            them failed; 2 when the campaign itself broke down, or proved nothing.
         """
         options = self.options
         self.display.print(
@@ -225,7 +226,8 @@ class Campaign:
 
     def _limit_end(self, left_s: float) -> None:
         # Before it is ready a shard waits for its subjects and hears nothing.
-        grace_s = 0.0 if self._ready_s is None else self.options.time_limit_s * 2 + GRACE_S
+        time_limit_s = self.options.time_limit_s or DEFAULT_TIME_LIMIT_S
+        grace_s = 0.0 if self._ready_s is None else time_limit_s * 2 + GRACE_S
         end_s = time.monotonic() + left_s + grace_s
         self._end_s = end_s if self._end_s is None else min(self._end_s, end_s)
 
@@ -259,7 +261,11 @@ class Campaign:
             return BROKEN, "the campaign broke down: " + "\n".join(self.problems)
         if not tally.cases:
             return BROKEN, "no case ran"
-        return PASSED, f"no failure of convt3d or the oracle in {tally.cases:,} cases"
+        mistrusted = tally.verdicts["convt3d", Verdict.MISTRUSTED.value]
+        cases = f"{tally.cases:,} cases" + (f", {mistrusted:,} mistrusted" if mistrusted else "")
+        if not tally.verdicts["convt3d", Verdict.PASS.value]:
+            return BROKEN, f"convt3d passed none of {cases}"
+        return PASSED, f"no failure of convt3d or the oracle in {cases}"
 
 
 def _title(finding: Finding) -> str:

@@ -12,7 +12,7 @@ from fuzz.bounds import Expectation
 from fuzz.case import Case
 from fuzz.checks import Comparison, Mask, compare
 from fuzz.number import RawBits, smallest_subnormal, unit_roundoff
-from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
+from fuzz.outcome import FAILURES, RESULTS, Judgement, Outcome, Verdict
 
 # A contribution: one or two factors, each a tensor's name and an index into it.
 Factor = tuple[str, tuple[int, ...]]
@@ -27,7 +27,6 @@ _AXES = {
     "grad_bias": ("co",),
 }
 _SPATIAL = 2  # the first spatial axis of a tensor
-_FAILURES = (Verdict.WRONG, Verdict.CRASHED, Verdict.HUNG, Verdict.REFUSED)
 
 
 def card(
@@ -51,13 +50,17 @@ def card(
         expected, actual, error, the products behind that element, the other legs, the machine,
         and the commands that reproduce and keep the case.
     """
-    failed = [j for j in judgements if j.verdict in _FAILURES]
+    failed = [j for j in judgements if j.verdict in FAILURES]
     shown = failed or [j for j in judgements if j.verdict is not Verdict.PASS]
+    options = ""
     if shown:
         lines = _describe(shown[0], expectation, outcomes[shown[0].leg], str(case))
         others = [_describe_other(j) for j in judgements if j is not shown[0]]
         lines.append(("others", "; ".join(others) or "no other leg ran"))
         why = " ".join(filter(None, (shown[0].leg, str(shown[0].verdict), shown[0].result)))
+        if shown[0].leg == "native":
+            # Known from then on, and so no finding of every later run; its reason says of what version.
+            why, options = f"{why}; seen on {machine}", ' ARGS="--file native"'
     else:
         shares = (f"{j.leg} {j.share_of_bound:.3g}" for j in judgements)
         lines = [
@@ -68,7 +71,7 @@ def card(
         why = "..."
     lines.append(("machine", machine))
     lines.append(("reproduce", f"make repro CASE={case}"))
-    lines.append(("keep", f'make keep CASE={case} WHY="{why}"'))
+    lines.append(("keep", f'make keep CASE={case} WHY="{why}"{options}'))
     indent = "\n" + " " * 11  # messages may have several lines
     return "\n".join(f"{label:<10} {text}".replace("\n", indent) for label, text in lines)
 

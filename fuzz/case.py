@@ -73,7 +73,7 @@ _RANGES = {
     "padding": (0, 2**31 - 1),
     "output_padding": (0, 2**31 - 1),
     "seed": (0, 2**63 - 1),
-    "schedule": (0, 2**63 - 1),
+    "schedule": (0, 2**62 - 1),  # what the emulator takes
 }
 _POSITIVE = (1, 2**31 - 1)
 _ALWAYS_PRINTED = ("dtype", "lane")
@@ -156,7 +156,7 @@ def format_case(case: Case, canonical: bool = False) -> str:
         canonical: print every token; otherwise leave out those that have their default value.
     """
     return "_".join(
-        _token(field.name, value)
+        format_token(field.name, value)
         for field in fields(case)
         if (value := getattr(case, field.name)) != field.default
         or canonical
@@ -182,7 +182,8 @@ def parse_case(text: str) -> Case:
     return Case(**values)
 
 
-def _token(field: str, value: Any) -> str:
+def format_token(field: str, value: Any) -> str:
+    """Returns the token of one field of a case."""
     if field == "bias":
         return "bias" if value else "nobias"
     if field in _AXES:
@@ -192,7 +193,9 @@ def _token(field: str, value: Any) -> str:
 
 # Tokens that are words: word -> field, value.
 _WORDS = {
-    _token(field, value): (field, value) for field, values in _CHOICES.items() for value in values
+    format_token(field, value): (field, value)
+    for field, values in _CHOICES.items()
+    for value in values
 }
 
 
@@ -257,14 +260,14 @@ def _check_possible(case: Case) -> None:
         channels = getattr(case, field)
         if channels % case.groups:
             raise CaseError(
-                f"token {_token('groups', case.groups)!r}: groups={case.groups}, but must divide "
-                f"{field}={channels} (token {_token(field, channels)!r})"
+                f"token {format_token('groups', case.groups)!r}: groups={case.groups}, but must divide "
+                f"{field}={channels} (token {format_token(field, channels)!r})"
             )
     for axis, extra in enumerate(case.output_padding):
         stride, dilation = case.stride[axis], case.dilation[axis]
         if extra >= max(stride, dilation):
             raise CaseError(
-                f"token {_token('output_padding', case.output_padding)!r}: "
+                f"token {format_token('output_padding', case.output_padding)!r}: "
                 f"output_padding[{axis}]={extra}, but must be less than "
                 f"stride[{axis}]={stride} or dilation[{axis}]={dilation}"
             )
@@ -272,6 +275,6 @@ def _check_possible(case: Case) -> None:
         if size < 1:
             padding = case.padding[axis]
             raise CaseError(
-                f"token {_token('padding', case.padding)!r}: padding[{axis}]={padding} makes "
+                f"token {format_token('padding', case.padding)!r}: padding[{axis}]={padding} makes "
                 f"output_size[{axis}]={size}, but must be at most {padding + (size - 1) // 2}"
             )

@@ -4,6 +4,7 @@ int lane: the correctly rounded exact integer, bit for bit but for the sign of z
 table of fuzz.bounds says that the leg's sums are exact. Elsewhere: each element within its bound; NaN
 where NaN must be and infinities of the right sign where they must be, but for what fuzz.special
 excuses. Passing is decided by few vectorised operations; the excuses are looked at on failure only.
+What passes on the int lane must obey the identities of fuzz.identities too, which no reference decides.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fuzz.bounds import (
     overflow_threshold,
 )
 from fuzz.case import Case
+from fuzz.identities import violated_identities
 from fuzz.number import RawBits, decode, encode, smallest_subnormal, storage
 from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
 
@@ -118,6 +120,9 @@ def judge(case: Case, expectation: Expectation, outcome: Outcome, leg: str) -> J
     share = max((comparison.share for comparison in comparisons), default=0.0)
     if wrong:
         return _judge_wrong(leg, wrong, share)
+    if violated := _violated_identities(expectation, leg, comparisons):
+        detail = f"{violated}; the reference gives the same results, so it is wrong too"
+        return Judgement(leg, Verdict.WRONG, detail=detail)
     if proves_nothing(expectation):
         detail = "the expected results are almost all zeros, so that a pass would prove nothing"
         return Judgement(leg, Verdict.MISTRUSTED, detail=detail, share_of_bound=share)
@@ -150,7 +155,8 @@ def compare(expectation: Expectation, outcome: Outcome, leg: str, result: str) -
             return Comparison(result, arithmetic.output, raw, exact, bound, None, share)
         share = _largest(error[right] / bound[right])
         wrong = ~(right | (got == exact) | (np.isnan(got) & np.isnan(exact)))
-    for excused in _excuses(expectation, arithmetic, leg, plan, result, got, error, bound):
+    owns_zeros = leg == "native" and outcome.has_gpu
+    for excused in _excuses(expectation, arithmetic, owns_zeros, plan, result, got, error, bound):
         if not wrong.any():
             break
         wrong &= ~excused()
@@ -182,7 +188,13 @@ def proves_nothing(expectation: Expectation) -> bool:
 def _faults(
     case: Case, expectation: Expectation, outcome: Outcome, leg: str
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with the form of the results: pairs of result and sentence."""
+    """What is wrong before a value is looked at: pairs of result and sentence."""
+    if leg == "convt3d":
+        for primitive in dict.fromkeys(_PLAN_OF.values()):
+            named = getattr(case, f"{primitive}_plan")
+            ran = outcome.plans.get(primitive, "none")
+            if named not in ("auto", ran):
+                yield "", f"{primitive} ran plan {ran}, but the case names {named}"
     dtype = storage(TABLE[leg, case.dtype].output)
     for result in outcome.results.keys() - set(RESULTS):
         yield result, f"{result} is no result, but must be one of {', '.join(RESULTS)}"
@@ -197,6 +209,15 @@ def _faults(
             yield result, f"{result} has shape {raw.shape}, but must have {shape}"
         elif raw.dtype != dtype:
             yield result, f"{result} has bits of dtype {raw.dtype}, but must have {dtype}"
+
+
+def _violated_identities(expectation: Expectation, leg: str, comparisons: list[Comparison]) -> str:
+    """Which identities results do not obey that are exact integers; empty if they do."""
+    is_exact = TABLE[leg, expectation.case.dtype].output in ("f64", "f32")
+    if expectation.case.lane != "int" or not is_exact:
+        return ""
+    results = {comparison.result: comparison.got for comparison in comparisons}
+    return "; ".join(violated_identities(expectation.inputs, results))
 
 
 def _judge_wrong(leg: str, wrong: list[Comparison], share: float) -> Judgement:
@@ -247,7 +268,7 @@ def _bound(expectation: Expectation, arithmetic: Arithmetic, splits: int, result
 def _excuses(
     expectation: Expectation,
     arithmetic: Arithmetic,
-    leg: str,
+    owns_zeros: bool,
     plan: str,
     result: str,
     got: Values,
@@ -260,7 +281,7 @@ def _excuses(
         yield lambda: special.excuse_zero_fill(
             expectation, result, got, every_tap=plan == "native", flushes=arithmetic.flushes
         )
-    if is_special and leg == "native":
+    if is_special and owns_zeros:
         yield lambda: special.excuse_own_zeros(expectation, result, got)
     terms = expectation.terms(result, _splits(plan))
     yield lambda: special.excuse_overflow(expectation, result, got, terms, arithmetic)

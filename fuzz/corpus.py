@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuzz.case import Case, CaseError, format_case, parse_case
+from fuzz.plans import check_plans
 
 DIRECTORY = Path(__file__).parent / "corpus"
 # Cases on which the native op is known to be wrong; convt3d must pass them.
@@ -45,7 +46,8 @@ def load(path: Path) -> list[Entry]:
     """Reads one corpus file.
 
     Raises:
-        CorpusError: a case string that does not parse, or one without a comment above it.
+        CorpusError: a case string that does not parse or names no plan of convt3d, or one without a
+            comment above it.
     """
     entries: list[Entry] = []
     why: list[str] = []
@@ -59,6 +61,7 @@ def load(path: Path) -> list[Entry]:
                 raise CorpusError(f"{path}:{number}: no comment above {text} says why it is there")
             try:
                 case = parse_case(text)
+                check_plans(case)
             except CaseError as error:
                 raise CorpusError(f"{path}:{number}: {error}") from error
             entries.append(Entry(case, " ".join(filter(None, why)), path.stem, number))
@@ -100,7 +103,9 @@ def keep(case: Case, why: str, file: str = REGRESSIONS, directory: Path = DIRECT
     Raises:
         CorpusError: an empty reason, a case that is in the corpus already, a file name that is
             not a plain word, or a corpus that cannot be read.
+        CaseError: a plan that convt3d does not have.
     """
+    check_plans(case)
     lines = [line.strip() for line in why.splitlines() if line.strip()]
     if not lines:
         raise CorpusError("the reason is empty, but must say why the case is worth keeping")

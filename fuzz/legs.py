@@ -9,14 +9,14 @@ from pathlib import Path
 from fuzz import bounds, checks, data
 from fuzz.card import card
 from fuzz.case import Case, format_case
-from fuzz.outcome import Judgement, Outcome, Verdict
+from fuzz.outcome import FAILURES, Judgement, Outcome
 from fuzz.worker import DEFAULT_TIME_LIMIT_S, Worker, preload
 
 LEGS = ("convt3d", "oracle", "native")
 SUBJECT_MODULE = "fuzz.subjects"
-# PyTorch's op is known to hang on some cases; nobody should wait for it as long as for ours.
-NATIVE_TIME_LIMIT_S = 5.0
-FAILURES = frozenset({Verdict.WRONG, Verdict.CRASHED, Verdict.HUNG, Verdict.REFUSED})
+# PyTorch's op is known to hang on some cases, and all legs wait for it. A case takes it milliseconds; what
+# takes seconds, loading libraries, it has done when it is warm.
+NATIVE_TIME_LIMIT_S = 3.0
 
 
 class HarnessError(Exception):
@@ -47,7 +47,8 @@ class Legs:
 
     Args:
         subject_module: module with the functions convt3d, oracle and native.
-        time_limit_s: seconds that a leg may take for a case; native at most NATIVE_TIME_LIMIT_S.
+        time_limit_s: seconds that a leg may take for a case; None stands for NATIVE_TIME_LIMIT_S
+            for native and DEFAULT_TIME_LIMIT_S for the others.
         journal: file that each case string is written to before the case runs, so that what ran
             last is known whatever dies.
 
@@ -58,7 +59,7 @@ class Legs:
     def __init__(
         self,
         subject_module: str = SUBJECT_MODULE,
-        time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+        time_limit_s: float | None = None,
         journal: Path | None = None,
     ) -> None:
         preload([subject_module])
@@ -68,8 +69,8 @@ class Legs:
             journal.parent.mkdir(parents=True, exist_ok=True)
             self._journal = journal.open("w", encoding="utf-8")
         for leg in LEGS:
-            limit_s = min(time_limit_s, NATIVE_TIME_LIMIT_S) if leg == "native" else time_limit_s
-            self.workers[leg] = Worker(f"{subject_module}:{leg}", limit_s)
+            limit_s = NATIVE_TIME_LIMIT_S if leg == "native" else DEFAULT_TIME_LIMIT_S
+            self.workers[leg] = Worker(f"{subject_module}:{leg}", time_limit_s or limit_s)
 
     def __enter__(self) -> Legs:
         return self

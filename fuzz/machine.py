@@ -53,9 +53,14 @@ def subject_facts() -> dict[str, str]:
     }
 
 
+def is_gpu_required() -> bool:
+    """Whether a missing GPU is an error, and no reason to skip or to use the emulator."""
+    return os.environ.get("CONVT3D_REQUIRE_GPU", "") not in ("", "0")
+
+
 def gpu_problem(facts: dict[str, str]) -> str:
     """Why a campaign must not run on this device: a GPU is required and missing; else empty."""
-    if os.environ.get("CONVT3D_REQUIRE_GPU", "") in ("", "0") or facts["device"] == "cuda":
+    if not is_gpu_required() or facts["device"] == "cuda":
         return ""
     return "CONVT3D_REQUIRE_GPU is set, but the subjects find no GPU"
 

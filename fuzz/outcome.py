@@ -21,6 +21,7 @@ class Outcome:
         results: raw bits of each result (fuzz.number.storage), C-contiguous; empty unless ok.
         damage: broken guard bands, changed inputs, elements that still hold the poison.
         plans: the plan that ran each primitive; of convt3d only.
+        has_gpu: whether the subject's process has a GPU, which convt3d and native then run on.
     """
 
     status: str
@@ -28,6 +29,7 @@ class Outcome:
     results: dict[str, NDArray[Any]] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
     plans: dict[str, str] = field(default_factory=dict)
+    has_gpu: bool = False
 
 
 class Verdict(str, Enum):
@@ -42,6 +44,9 @@ class Verdict(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+FAILURES = frozenset({Verdict.WRONG, Verdict.CRASHED, Verdict.HUNG, Verdict.REFUSED})
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Which plans of convt3d can run a case: the harness draws from all of them, not only the chosen one."""
+"""Which plans of convt3d can run a case: the harness draws from all of them, not only the chosen one.
+
+A case string is read without knowing any plan; where one comes in from outside, check_plans looks.
+"""
 
 from __future__ import annotations
 
 from convt3d import plan
 from convt3d.geometry import Geometry
-from fuzz.case import Case
+from fuzz.case import Case, CaseError, format_token
 
 
 def geometry(case: Case) -> Geometry:
@@ -30,3 +33,19 @@ def candidate_plans(case: Case) -> dict[str, list[str]]:
         primitive: [str(candidate) for candidate in plan.candidates(primitive, shape)]
         for primitive in plan.PRIMITIVES
     }
+
+
+def check_plans(case: Case) -> None:
+    """Raises CaseError, which names the token, where the case names a plan that convt3d does not have."""
+    for primitive in plan.PRIMITIVES:
+        field = f"{primitive}_plan"
+        name = getattr(case, field)
+        if name == "auto":
+            continue
+        where = f"token {format_token(field, name)!r}: "
+        try:
+            splits = plan.parse_plan(name).splits
+        except RuntimeError as error:
+            raise CaseError(f"{where}{error}, or 'auto'") from None
+        if splits > 1 and (primitive != "grad_weight" or not name.startswith("tiled")):
+            raise CaseError(f"{where}only tiled plans of grad_weight have split-K")

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.case import Case
-from fuzz.legs import FAILURES, Examination, Legs
-from fuzz.outcome import Verdict
+from fuzz.legs import Examination, Legs
+from fuzz.outcome import FAILURES, Verdict
 from fuzz.progress import Tally
 
 PROFILES = {"dev": 50, "ci": 500, "nightly": 20_000}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import signal
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,10 +14,11 @@ from typing import Any
 from fuzz import corpus, machine
 from fuzz.case import LANES, MODES, Case
 from fuzz.legs import SUBJECT_MODULE, HarnessError, Legs
+from fuzz.plans import candidate_plans
 from fuzz.progress import Tally
 from fuzz.search import BATCH_EXAMPLES, EndOfCampaign, Failure, Kind, Search
 from fuzz.strategies import cases
-from fuzz.worker import DEFAULT_TIME_LIMIT_S, SubjectError
+from fuzz.worker import SubjectError
 
 TALLY_EVERY_S = 0.5
 
@@ -36,7 +35,7 @@ class Options:
         shards: processes that generate and judge.
         dtypes, lanes, modes: what to draw from; None stands for all that the device has.
         subject_module: module with the functions convt3d, oracle and native.
-        time_limit_s: seconds that each leg may take for a case.
+        time_limit_s: seconds that each leg may take for a case; None for the defaults of Legs.
         corpus: directory whose cases run first.
         corpus_only: generate nothing.
         stop_on_failure: end at the first failure of convt3d or the oracle.
@@ -53,7 +52,7 @@ class Options:
     lanes: tuple[str, ...] | None = None
     modes: tuple[str, ...] | None = None
     subject_module: str = SUBJECT_MODULE
-    time_limit_s: float = DEFAULT_TIME_LIMIT_S
+    time_limit_s: float | None = None
     corpus: Path = corpus.DIRECTORY
     corpus_only: bool = False
     stop_on_failure: bool = False
@@ -148,7 +147,7 @@ class _Shard:
             dtypes=options.dtypes or device_dtypes(device),
             lanes=options.lanes or LANES,
             modes=options.modes or device_modes(device),
-            plans=_candidate_plans(),
+            plans=candidate_plans,
         )
 
     def _replay_corpus(self) -> None:
@@ -193,17 +192,6 @@ class _Shard:
             self.last_tally_s = now_s
             _send(self.connection, "tally", self.tally)
         return self.end_s - now_s
-
-
-def _candidate_plans() -> Callable[[Case], Any] | None:
-    try:
-        plans = importlib.import_module("fuzz.plans")
-    except ModuleNotFoundError as error:
-        if error.name != "fuzz.plans":
-            raise
-        return None
-    candidates: Callable[[Case], Any] = plans.candidate_plans
-    return candidates
 
 
 def _send(connection: Connection, kind: str, value: object) -> None:

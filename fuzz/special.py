@@ -14,7 +14,7 @@ plan whose name starts with "direct" multiplies real contributions only. PyTorch
 further, and insert zeros between the elements of a strided input, so that taps of other phases meet
 them too (every_tap). On a GPU it goes further still: cuDNN pads channels, groups and tiles with zeros and
 multiplies operands of other groups or positions by them (seen on an H200, cuDNN 9.19), so that one NaN or
-infinity in a tensor may spread to any element of a result: excuse_own_zeros.
+infinity in a tensor may spread to any element of a result: excuse_own_zeros, for native on a GPU only.
 
 Note [Overflow]
 Let P and M be the sums of the positive and of the negated negative terms of an element whose terms are

@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ DEFAULT_TIME_LIMIT_S = 20.0
 START_LIMIT_S = 900.0
 # After this long beyond its limit a worker ends itself: its parent must have been killed.
 ORPHAN_GRACE_S = 60
+# What a killed process may take to end. One that is stuck in a driver does not; it is left behind.
+END_LIMIT_S = 5.0
 LOG_TAIL_BYTES = 800
 
 # What an op raises on arguments that it does not take. Anything else is a defect.
@@ -54,8 +57,6 @@ def pin_threads() -> None:
         os.environ[variable] = "1"
     # A subject may ask for more; its idle threads then sleep and do not take a core from the others.
     os.environ["OMP_WAIT_POLICY"] = "passive"
-    # A subject that does start threads must not spin on the cores of the others.
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def preload(modules: Sequence[str]) -> None:
@@ -132,7 +133,7 @@ class Worker:
         outcome = answer
         if outcome.status == "crashed" and STICKY_CUDA_ERROR.search(outcome.message):
             self.replace()
-        return outcome
+        return replace(outcome, has_gpu=self.facts["device"] == "cuda")
 
     def run(self, case: Case) -> Outcome:
         """Runs one case and waits for it."""
@@ -190,8 +191,9 @@ class Worker:
     def _end(self) -> None:
         self._connection.close()
         self._process.kill()
-        self._process.join()
-        self._process.close()
+        self._process.join(END_LIMIT_S)
+        if self._process.exitcode is not None:
+            self._process.close()
 
     def _receive_while_starting(self) -> tuple[str, Any]:
         if not self._connection.poll(START_LIMIT_S):
@@ -203,7 +205,7 @@ class Worker:
 
     def _describe_death(self) -> str:
         """How the process ended, and the end of what it printed (an assert, an abort)."""
-        self._process.join(5)
+        self._process.join(END_LIMIT_S)
         code = self._process.exitcode
         if code is None:
             how = "closed its pipe but did not end"

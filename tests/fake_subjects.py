@@ -2,7 +2,7 @@
 
 A leg misbehaves as the case's plan says, convt3d by the forward plan, oracle by the plan of
 grad_input, native by that of grad_weight; where the plan is auto, and some stride is above 1, as
-FAKE_CONVT3D, FAKE_ORACLE or FAKE_NATIVE say.
+FAKE_CONVT3D, FAKE_ORACLE or FAKE_NATIVE say. Case strings from outside may name real plans only.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+from convt3d.plan import PRIMITIVES
 from fuzz.case import Case
 from fuzz.data import generate
 from fuzz.number import encode
@@ -78,6 +82,25 @@ def slow(case: Case) -> Outcome:
     return right(case)
 
 
+def meet(case: Case) -> Outcome:
+    """Waits until three processes are at this case."""
+    place = meeting_place(case)
+    place.mkdir(exist_ok=True)
+    (place / str(os.getpid())).touch()
+    while len(list(place.iterdir())) < 3:
+        time.sleep(0.01)
+    return right(case)
+
+
+def meeting_place(case: Case) -> Path:
+    return Path(tempfile.gettempdir()) / f"convt3d-meeting-{case.seed}"
+
+
+def slow_start(case: Case) -> Outcome:
+    """Right, but see warm_up."""
+    return right(case)
+
+
 def refuse(case: Case) -> Outcome:
     raise ValueError("padding=5, but must be less than 3")
 
@@ -105,35 +128,40 @@ BEHAVIOURS: dict[str, Callable[[Case], Outcome]] = {
     function.__name__.replace("_", "."): function
     for function in (
         right, wrong, wrong_at_first, segfault, abort, corrupt, leave, hang, slow, refuse, stumble,
-        device_assert, count, speak,
+        meet, device_assert, count, speak,
     )
 }  # fmt: skip
 
 
 def convt3d(case: Case) -> Outcome:
-    return _behave(case, "CONVT3D", case.forward_plan)
+    """Says that the plans ran that the case names."""
+    outcome = _behaviour(case, "CONVT3D", case.forward_plan)(case)
+    if not isinstance(outcome, Outcome):
+        return outcome
+    named = {name: getattr(case, f"{name}_plan") for name in PRIMITIVES}
+    return replace(outcome, plans={name: plan for name, plan in named.items() if plan != "auto"})
 
 
 def oracle(case: Case) -> Outcome:
-    outcome = _behave(case, "ORACLE", case.grad_input_plan)
-    if outcome.status != "ok" or case.grad_input_plan == "wrong":
-        return outcome
-    return right(case, "f64")
+    behaviour = _behaviour(case, "ORACLE", case.grad_input_plan)
+    return right(case, "f64") if behaviour is right else behaviour(case)
 
 
 def native(case: Case) -> Outcome:
-    return _behave(case, "NATIVE", case.grad_weight_plan)
+    return _behaviour(case, "NATIVE", case.grad_weight_plan)(case)
 
 
-def _behave(case: Case, leg: str, plan: str) -> Outcome:
+def _behaviour(case: Case, leg: str, plan: str) -> Callable[[Case], Outcome]:
     global _cases_run
     _cases_run += 1
     if plan == "auto" and max(case.stride) > 1:
         plan = os.environ.get(f"FAKE_{leg}", "right")
-    return BEHAVIOURS.get(plan, right)(case)
+    return BEHAVIOURS.get(plan, right)
 
 
 def warm_up(name: str) -> None:
-    """Fails where a test asks for it."""
+    """Fails, or takes long, where a test asks for it."""
     if name == "refuse":
         raise RuntimeError("no compiler")
+    if name == "slow_start":
+        time.sleep(1.5)

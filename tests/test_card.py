@@ -98,7 +98,8 @@ def test_card_of_a_subject_that_returned_nothing(status: str) -> None:
             "others     convt3d agrees with the reference",
             "machine    Xeon, torch 2.13.0",
             "reproduce  make repro CASE=f32_int",
-            f'keep       make keep CASE=f32_int WHY="native {status}"',
+            f'keep       make keep CASE=f32_int WHY="native {status}; seen on Xeon, torch 2.13.0"'
+            ' ARGS="--file native"',
         ]
     )
 
@@ -147,6 +148,7 @@ def test_the_first_failing_leg_is_shown_and_a_pass_before_it_is_not() -> None:
         {"convt3d": exact_outcome(expectation), "native": wrong, "oracle": Outcome("hung")},
     )
     assert text.startswith("WRONG      native grad_weight\n")
+    assert line(text, "keep").endswith('ARGS="--file native"')
     assert line(text, "others") == "convt3d agrees with the reference; oracle hung"
 
 

@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 from hypothesis import given, settings
 
+from convt3d.emulator import runtime
 from fuzz.case import Case, CaseError, format_case, parse_case
 from fuzz.number import DTYPES
 from fuzz.strategies import cases
@@ -72,8 +73,10 @@ def test_both_forms_round_trip(case: Case) -> None:
 
 def test_the_largest_numbers_round_trip() -> None:
     size = 2**31 - 1
-    case = Case(n=size, input_size=(size, 1, 2), seed=2**63 - 1, schedule=2**63 - 1)
+    case = Case(n=size, input_size=(size, 1, 2), seed=2**63 - 1, schedule=2**62 - 1)
     assert parse_case(str(case)) == case
+    with runtime.schedule("hostile", case.schedule):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,7 @@ def test_the_largest_numbers_round_trip() -> None:
         ("n0", "token 'n0': n=0, but must be from 1 to 2147483647"),
         ("ci2147483648", "token 'ci2147483648': in_channels=2147483648, but must be from 1"),
         ("seed9223372036854775808", "seed=9223372036854775808, but must be from 0 to 922"),
+        (f"sched{2**62}", f"schedule={2**62}, but must be from 0 to {2**62 - 1}"),
         ("g2_ci3_co2", "token 'g2': groups=2, but must divide in_channels=3 (token 'ci3')"),
         ("g2_ci2_co5", "token 'g2': groups=2, but must divide out_channels=5 (token 'co5')"),
         ("g2", "token 'g2': groups=2, but must divide in_channels=1 (token 'ci1')"),

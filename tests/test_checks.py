@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fuzz.bounds import Expectation
 from fuzz.case import Case
 from fuzz.checks import compare, proves_nothing
 from fuzz.number import DTYPES, decode, encode
@@ -144,6 +146,25 @@ def test_an_integer_sum_beyond_the_output_format_must_be_infinite() -> None:
     assert not passes(expectation, changed(right, "output", index, 0xFC00))
 
 
+# ---- identities -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("dtype", ["f64", "f32", "tf32"])
+def test_a_wrong_reference_is_seen_even_where_every_leg_is_wrong_in_the_same_way(
+    dtype: str, result: str, leg: str
+) -> None:
+    right = expectation_of(Case(dtype=dtype, seed=4, **SMALL))
+    exact = replace(right.exact, **{result: getattr(right.exact, result) + 1})
+    expectation = Expectation(right.case, right.inputs, exact)
+    judgement = verdict(expectation, exact_outcome(expectation, leg), leg)
+    assert judgement.verdict is Verdict.WRONG
+    assert judgement.detail.endswith("the reference gives the same results, so it is wrong too"), (
+        judgement.detail
+    )
+
+
 # ---- form -----------------------------------------------------------------------------------------
 
 
@@ -177,6 +198,37 @@ def test_results_of_the_wrong_form_are_wrong(result: str, array: Any, sentence: 
     judgement = verdict(expectation, outcome)
     assert (judgement.verdict, judgement.result) == (Verdict.WRONG, result)
     assert judgement.detail.startswith(sentence)
+
+
+NAMED: dict[str, Any] = {
+    **SMALL,
+    "grad_input_plan": "tiled.i32",
+    "grad_weight_plan": "tiled.i32.split2",
+}
+RAN = {"forward": "direct.i64", "grad_input": "tiled.i32", "grad_weight": "tiled.i32.split2"}
+
+
+def test_the_plans_that_the_case_names_must_have_run_and_auto_is_free() -> None:
+    expectation = expectation_of(Case(**NAMED))
+    assert passes(expectation, exact_outcome(expectation, plans=RAN))
+
+
+@pytest.mark.parametrize(
+    ("ran", "sentence"),
+    [
+        ({**RAN, "grad_input": "tiled.i64"}, "grad_input ran plan tiled.i64, but the case names"),
+        ({**RAN, "grad_weight": "tiled.i32"}, "but the case names tiled.i32.split2"),
+        ({"forward": "tiled.i32"}, "grad_input ran plan none, but the case names tiled.i32"),
+    ],
+)
+def test_a_plan_that_ran_in_place_of_the_named_one_is_wrong_for_convt3d(
+    ran: dict[str, str], sentence: str
+) -> None:
+    expectation = expectation_of(Case(**NAMED))
+    judgement = verdict(expectation, exact_outcome(expectation, plans=ran))
+    assert judgement.verdict is Verdict.WRONG
+    assert sentence in judgement.detail
+    assert passes(expectation, exact_outcome(expectation, "native"), "native")
 
 
 def test_grad_bias_is_not_asked_for_without_a_bias_but_judged_if_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def directory(tmp_path: Path) -> Path:
         ("", "''"),
         ("f32_seed-1", "'seed-1'"),
         ("f32_int; rm -rf x", "'int; rm -rf x'"),
+        ("f32_int_fwd=bogus", "token 'fwd=bogus'"),
     ],
 )
 @pytest.mark.parametrize("command", ["repro", "keep"])
@@ -70,23 +72,27 @@ def test_repro_of_a_case_that_all_legs_pass(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("case", "code", "line"),
+    ("leg", "behaviour", "code", "line"),
     [
-        ("f32_int_fwd=wrong", 1, "convt3d    wrong output: 1 of 1 elements of output"),
-        ("f32_int_gin=refuse", 1, "oracle     refused: ValueError: padding=5"),
-        ("f32_int_gwt=segfault", 0, "native     crashed: killed by signal 11 (SIGSEGV)"),
-        ("f32_int_gwt=hang", 0, "native     hung: no answer within 1 s"),
+        ("CONVT3D", "wrong", 1, "convt3d    wrong output: 1 of 16 elements of output"),
+        ("ORACLE", "refuse", 1, "oracle     refused: ValueError: padding=5"),
+        ("NATIVE", "segfault", 0, "native     crashed: killed by signal 11 (SIGSEGV)"),
+        ("NATIVE", "hang", 0, "native     hung: no answer within 1 s"),
     ],
 )
 def test_repro_shows_each_leg_and_the_card_and_fails_for_ours_only(
-    case: str, code: int, line: str, capsys: pytest.CaptureFixture[str]
+    leg: str, behaviour: str, code: int, line: str
 ) -> None:
-    preload(["tests.fake_subjects", "pytest"])
-    assert main(["repro", case, FAKES, "--time-limit=1"]) == code
-    printed = capsys.readouterr().out
-    assert line in printed
-    assert f"make repro CASE={case}" in printed
-    assert "machine " in printed
+    case = "f32_i2_s1x1x2_op0x0x1_int"
+    command = [sys.executable, "-m", "fuzz", "repro", case, FAKES, "--time-limit=1"]
+    environment = {**os.environ, f"FAKE_{leg}": behaviour}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert line in done.stdout
+    assert f"make repro CASE={case}" in done.stdout
+    assert "machine " in done.stdout
 
 
 def test_repro_without_a_required_gpu_is_an_error(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import bounds, checks, legs
+from fuzz import bounds, checks
 from fuzz.case import Case, format_case, parse_case
 from fuzz.legs import LEGS, Examination, HarnessError, Legs
-from fuzz.outcome import Verdict
+from fuzz.outcome import FAILURES, Verdict
 from fuzz.worker import preload
 
 
@@ -90,6 +90,16 @@ def test_a_fresh_process_does_not_confirm_what_an_earlier_case_brought_about(
     assert confirmed.judgements["convt3d"].verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    ("asked_s", "limits_s"), [(None, [20.0, 20.0, 3.0]), (1.0, [1.0] * 3), (60.0, [60.0] * 3)]
+)
+def test_native_gets_less_time_unless_a_limit_is_asked_for(
+    asked_s: float | None, limits_s: list[float]
+) -> None:
+    with Legs("tests.fake_subjects", asked_s) as three_legs:
+        assert [three_legs.workers[leg].time_limit_s for leg in LEGS] == limits_s
+
+
 def test_the_case_is_on_disk_before_it_runs(tmp_path: Path) -> None:
     journal = tmp_path / "journal.txt"
     case = parse_case("f16_i2_k2_bias_normal")
@@ -115,4 +125,4 @@ def test_an_error_of_the_judge_is_loud_and_names_the_case(
 
 
 def test_every_failure_of_a_leg_counts_as_one() -> None:
-    assert set(Verdict) - legs.FAILURES == {Verdict.PASS, Verdict.MISTRUSTED}
+    assert set(Verdict) - FAILURES == {Verdict.PASS, Verdict.MISTRUSTED}

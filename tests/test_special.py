@@ -199,16 +199,17 @@ def test_taps_of_another_phase_excuse_native_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leg", "infinite", "is_right"),
+    ("leg", "has_gpu", "infinite", "is_right"),
     [
-        ("native", True, True),
-        ("native", False, False),
-        ("convt3d", True, False),
-        ("oracle", True, False),
+        ("native", True, True, True),
+        ("native", True, False, False),
+        ("native", False, True, False),
+        ("convt3d", True, True, False),
+        ("oracle", True, True, False),
     ],
 )
-def test_an_infinity_of_another_group_excuses_native_only(
-    leg: str, infinite: bool, is_right: bool
+def test_an_infinity_of_another_group_excuses_native_on_a_gpu_only(
+    leg: str, has_gpu: bool, infinite: bool, is_right: bool
 ) -> None:
     case = Case(lane="special", groups=2, in_channels=2, out_channels=2)
     second = math.inf if infinite else 2.0
@@ -216,7 +217,7 @@ def test_an_infinity_of_another_group_excuses_native_only(
         case, input=1.0, weight=np.reshape([1.0, second], (2, 1, 1, 1, 1)), grad_output=1.0
     )
     nan = encode(np.array(math.nan), "f64" if leg == "oracle" else "f32")
-    outcome = changed(exact_outcome(expectation, leg), "output", ORIGIN, nan)
+    outcome = changed(exact_outcome(expectation, leg), "output", ORIGIN, nan, has_gpu=has_gpu)
     assert passes(expectation, outcome, leg) is is_right
 
 

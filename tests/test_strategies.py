@@ -264,12 +264,12 @@ def test_less_than_one_percent_is_discarded() -> None:
 
 
 def test_drawing_is_quick() -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # which busy cores hardly change
     draw_many(ALL_CASES, 1_000)
-    whole = time.perf_counter() - start
-    start = time.perf_counter()
+    whole = time.process_time() - start
+    start = time.process_time()
     draw_many(st.integers(0, 2**60), 1_000)
-    engine = time.perf_counter() - start
+    engine = time.process_time() - start
     print(f"{whole:.2f} ms a case, of which {engine:.2f} ms would draw a single integer")
     assert whole < 5, "six times what it takes on an idle core"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing.connection import wait
 
 import pytest
 
+from fuzz import worker as worker_module
 from fuzz.case import Case
 from fuzz.worker import SubjectError, Worker, preload
 from tests import fake_subjects
@@ -53,15 +55,13 @@ def test_an_answer_comes_back_bit_for_bit(worker: Worker) -> None:
         ("hang", "hung", "no answer within 1 s; killed"),
     ],
 )
-def test_whatever_happens_is_an_outcome_and_the_next_case_runs_at_once(
+def test_whatever_happens_is_an_outcome_and_the_next_case_runs(
     worker: Worker, behaviour: str, status: str, message: str
 ) -> None:
     outcome = worker.run(behaving(behaviour))
     assert outcome.status == status
     assert message in outcome.message
-    since_s = time.monotonic()
     assert worker.run(CASE).status == "ok"
-    assert time.monotonic() - since_s < 5
 
 
 @pytest.mark.parametrize("behaviour", ["segfault", "hang", "device.assert", "corrupt"])
@@ -79,7 +79,7 @@ def test_a_process_that_is_sound_is_kept(worker: Worker, behaviour: str) -> None
 
 
 def test_a_process_killed_from_outside_in_mid_case_is_a_crash(worker: Worker) -> None:
-    worker.start(behaving("slow"))
+    worker.start(behaving("hang"))
     os.kill(worker.pid, signal.SIGKILL)
     assert worker.finish().message == "killed by signal 9 (SIGKILL)"
     assert worker.run(CASE).status == "ok"
@@ -88,26 +88,25 @@ def test_a_process_killed_from_outside_in_mid_case_is_a_crash(worker: Worker) ->
 def test_a_process_killed_between_two_cases_is_no_outcome_of_the_next(worker: Worker) -> None:
     worker.run(CASE)
     os.kill(worker.pid, signal.SIGKILL)
-    time.sleep(0.2)
+    wait([worker._process.sentinel], 30)
     assert worker.run(CASE).status == "ok"
 
 
 def test_the_time_limit_does_not_count_the_start_of_the_process() -> None:
-    with closing(Worker("tests.fake_subjects:slow", time_limit_s=0.6)) as worker:
+    with closing(Worker("tests.fake_subjects:slow_start", time_limit_s=1.0)) as worker:
         assert worker.run(CASE).status == "ok"
 
 
 def test_workers_run_side_by_side() -> None:
-    workers = [Worker("tests.fake_subjects:slow") for _ in range(3)]
+    case = Case(seed=os.getpid())
+    workers = [Worker("tests.fake_subjects:meet") for _ in range(3)]
     for worker in workers:
-        worker.await_ready()
-    since_s = time.monotonic()
-    for worker in workers:
-        worker.start(CASE)
+        worker.start(case)
+    # Each hangs until the others have the case too.
     assert [worker.finish().status for worker in workers] == ["ok"] * 3
-    assert time.monotonic() - since_s < 0.8
     for worker in workers:
         worker.close()
+    shutil.rmtree(fake_subjects.meeting_place(case))
 
 
 @pytest.mark.parametrize(
@@ -135,3 +134,24 @@ def test_closing_leaves_no_process_and_no_file(worker: Worker) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert pid not in [child.pid for child in multiprocessing.active_children()]
+
+
+def test_a_process_that_cannot_be_killed_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "END_LIMIT_S", 0.1)
+    with closing(Worker("tests.fake_subjects:hang", time_limit_s=0.1)) as worker:
+        worker.await_ready()
+        stuck, pid = worker._process, worker.pid
+        monkeypatch.setattr(stuck, "kill", lambda: None)
+        assert worker.run(CASE).status == "hung"
+        assert worker.pid != pid
+        os.kill(pid, signal.SIGKILL)
+        stuck.join()
+
+
+@pytest.mark.parametrize(("device", "has_gpu"), [("emulator", False), ("cuda", True)])
+def test_an_outcome_says_whether_its_process_has_a_gpu(device: str, has_gpu: bool) -> None:
+    with closing(Worker("tests.fake_subjects:convt3d")) as worker:
+        worker.await_ready()
+        assert worker.facts == {"device": "emulator"}
+        worker.facts = {"device": device}
+        assert worker.run(CASE).has_gpu is has_gpu
