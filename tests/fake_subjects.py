@@ -154,7 +154,8 @@ def native(case: Case) -> Outcome:
 def _behaviour(case: Case, leg: str, plan: str) -> Callable[[Case], Outcome]:
     global _cases_run
     _cases_run += 1
-    if plan == "auto" and max(case.stride) > 1:
+    # A plan of the op, as a campaign draws them, is no behaviour: the environment decides.
+    if plan not in BEHAVIOURS and max(case.stride) > 1:
         plan = os.environ.get(f"FAKE_{leg}", "right")
     return BEHAVIOURS.get(plan, right)
 
