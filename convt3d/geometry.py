@@ -20,6 +20,9 @@ from functools import cached_property
 
 Triple = tuple[int, int, int]
 
+# Native keeps them in 32 bits. The kernels rely on it: products of two of them stay below 2^63.
+LARGEST_PARAMETER = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -281,6 +284,8 @@ def _check_axis(geometry: Geometry, axis: int) -> None:
         value = getattr(geometry, name)[axis]
         if value < least:
             raise RuntimeError(f"{name}[{axis}]={value}, but must be at least {least}")
+        if value > LARGEST_PARAMETER and name != "input_size":
+            raise RuntimeError(f"{name}[{axis}]={value}, but must be below 2^31")
     extra, stride, dilation = (
         geometry.output_padding[axis],
         geometry.stride[axis],

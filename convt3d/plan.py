@@ -59,9 +59,10 @@ def parse_plan(name: str) -> Plan:
     """
     match = re.fullmatch(r"(tiled|direct)\.i(32|64)(?:\.split([1-9][0-9]*))?", name, re.ASCII)
     plan = Plan(match[1], int(match[2]), int(match[3] or 1)) if match else None
-    if plan is None or str(plan) != name:
+    if plan is None or str(plan) != name or plan.splits > LARGEST_SPLIT:
         raise RuntimeError(
-            f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4'"
+            f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4', with at "
+            f"most {LARGEST_SPLIT} splits"
         )
     return plan
 

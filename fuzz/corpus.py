@@ -109,6 +109,8 @@ def keep(case: Case, why: str, file: str = REGRESSIONS, directory: Path = DIRECT
     lines = [line.strip() for line in why.splitlines() if line.strip()]
     if not lines:
         raise CorpusError("the reason is empty, but must say why the case is worth keeping")
+    if not why.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in why):
+        raise CorpusError(f"the reason is {why!r}, but must be text that UTF-8 can hold")
     if not file.replace("_", "").replace("-", "").isalnum():
         raise CorpusError(f"file={file!r}, but must be a plain name such as {REGRESSIONS!r}")
     for entry in load_all(directory):

@@ -22,6 +22,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def test_a_reason_that_is_no_text_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="UTF-8"):
+        corpus.keep(parse_case("f32_int"), "bad \udcff byte", directory=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_case_has_the_comment_right_above_it_as_its_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "# About the file.\n\n# First line,\n# second.\nf32_int\n")
     assert load(path) == [corpus.Entry(Case(), "First line, second.", "a", 5)]

@@ -324,3 +324,9 @@ def test_a_parameter_struct_unlike_the_compiled_one_is_refused(
         monkeypatch.setattr(launch, name, Longer)
     with pytest.raises(RuntimeError, match=r"here and in kernels/params\.py differ in size"):
         launch._entry(family, torch.float32, "host", 0)
+
+
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_a_parameter_that_does_not_fit_32_bits_is_refused_before_it_can_overflow(name: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"{name}\[1\]={2**31}, but must be below 2\^31"):
+        convt3d.conv_transpose3d(INPUT, WEIGHT, **{name: (1, 2**31, 1)})  # type: ignore[arg-type]

@@ -286,3 +286,18 @@ def test_results_may_reach_past_32_bits(far_apart: Any, monkeypatch: pytest.Monk
     for plans in checks.plan_sets(geometry, fits_32_bits=False):
         with plan.forced(plans):
             checks.assert_right(checks.ours(geometry, operands), expected, str(plans))
+
+
+def test_the_largest_stride_and_dilation_reach_the_right_tap() -> None:
+    """Where the 64-bit product that finds the first tap of a phase is at its largest."""
+    stride = 2**31 - 1
+    input = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    weight = torch.tensor([10.0, 11.0, 12.0], dtype=torch.float64).reshape(1, 1, 1, 1, 3)
+    output = convt3d.conv_transpose3d(
+        input,
+        weight,
+        stride=(1, 1, stride),
+        dilation=(1, 1, stride - 2),
+        padding=(0, 0, stride - 2),
+    )
+    assert output.flatten().tolist() == [11.0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -233,3 +235,23 @@ def test_the_emulator_says_once_what_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         checks.call(PLAIN, operands)
+
+
+FORKS_DURING_LAUNCHES = """
+import os, threading, torch, convt3d
+torch.set_num_threads(1)
+x, w = torch.ones(1, 8, 4, 8, 8), torch.ones(8, 8, 3, 3, 3)
+convt3d.conv_transpose3d(x, w)
+threading.Thread(target=lambda: [convt3d.conv_transpose3d(x, w) for _ in range(150)]).start()
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        convt3d.conv_transpose3d(x, w)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_child_that_was_forked_during_a_launch_can_launch() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKS_DURING_LAUNCHES]
+    subprocess.run(command, check=True, timeout=120)

@@ -280,6 +280,12 @@ def test_a_gather_tile_fills_its_passes(width: int, step: int, expected: tuple[i
     assert plan.gather_tile(width, step) == expected
 
 
+def test_more_splits_than_the_chooser_ever_takes_are_no_plan() -> None:
+    assert plan.parse_plan(f"tiled.i32.split{plan.LARGEST_SPLIT}").splits == plan.LARGEST_SPLIT
+    with pytest.raises(RuntimeError, match="at most 128 splits"):
+        plan.parse_plan(f"tiled.i32.split{plan.LARGEST_SPLIT + 1}")
+
+
 def test_a_row_just_longer_than_a_pass_is_cut_into_shorter_tiles() -> None:
     rows, columns = plan.gather_tile(66, 1)
     assert columns < 66 and rows * columns > 100

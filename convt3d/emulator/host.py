@@ -2,6 +2,7 @@
 
 SOURCE = r"""
 // Needs the C++17 standard library. x86-64 switches stacks in a few instructions, others by ucontext.
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -159,6 +160,9 @@ struct Machine {
 // address look-up at every barrier.)
 static Machine the_machine;
 static std::mutex machine_lock;
+// A fork waits for the launch that is running, else the child would wait for a lock that nobody holds.
+static const int at_fork = pthread_atfork(
+    [] { machine_lock.lock(); }, [] { machine_lock.unlock(); }, [] { machine_lock.unlock(); });
 inline Machine& machine() { return the_machine; }
 
 #ifdef CONVT3D_UCONTEXT
