@@ -43,6 +43,7 @@ class Campaign:
         self.options = options
         self.display = display or Display()
         self.findings: list[Finding] = []
+        self._written: set[str] = set()  # files that findings went to
         self.problems: list[str] = []  # why the campaign is no campaign
         self._shards: list[_Shard] = []
         self._facts: dict[str, str] = {}
@@ -59,16 +60,16 @@ class Campaign:
             them failed; 2 when the campaign itself broke down, or proved nothing.
         """
         options = self.options
-        self.display.print(
-            f"starting {options.shards} shards of {options.subject_module} "
-            "(the first start builds the kernels)"
-        )
         # An exception in the middle of a message would leave half of it in the pipe.
         handlers = {
             number: signal.signal(number, self._interrupt)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
+            self.display.print(
+                f"starting {options.shards} shards of {options.subject_module} "
+                "(the first start builds the kernels)"
+            )
             self._start()
             while not all(shard.is_done for shard in self._shards):
                 self._receive()
@@ -109,7 +110,10 @@ class Campaign:
             for shard in open_shards.values():
                 if not shard.is_done:
                     shard.process.kill()
-                    self._take(shard, "broken", f"late: {self._describe_death(shard)}")
+                    if self._ready_s is None and (self._interrupts or self.problems):
+                        shard.is_done = True  # it could not hear that all is over
+                    else:
+                        self._take(shard, "broken", f"late: {self._describe_death(shard)}")
         self._obey_interrupts()
         self._show_progress()
 
@@ -167,7 +171,9 @@ class Campaign:
         if is_native and self.options.keep_native and finding.status != UNCONFIRMED:
             self._keep_native(finding)
         else:
-            corpus.append(self._findings_path(is_native), comment, finding.case)
+            path = self._findings_path(is_native)
+            corpus.append(path, comment, finding.case)
+            self._written.add(str(path))
         if finding.status != UNCONFIRMED:
             self._tell("known", finding.kind)
         if self.options.stop_on_failure and not is_native:
@@ -177,7 +183,8 @@ class Campaign:
         facts = {**machine.own_facts(), **self._facts}
         why = f"{_title(finding)}; seen on {machine.one_line(facts)}"
         try:
-            corpus.keep(finding.case, why, corpus.NATIVE, self.options.corpus)
+            path = corpus.keep(finding.case, why, corpus.NATIVE, self.options.corpus)
+            self._written.add(str(path))
         except corpus.CorpusError as error:
             self.display.print(f"not kept: {error}")
 
@@ -218,7 +225,8 @@ class Campaign:
 
     def _obey_interrupts(self) -> None:
         if self._interrupts and not self._is_stopping:
-            self.display.print("interrupted; the last cases are being finished")
+            ending = "" if self._ready_s is None else "; the last cases are being finished"
+            self.display.print(f"interrupted{ending}")
             self._stop()
         if self._interrupts > 1:  # do not wait any longer
             for shard in self._shards:
@@ -248,7 +256,7 @@ class Campaign:
         if self.findings:
             self.display.print("findings")
             self.display.print("\n".join(f"  {_title(f)}: {f.case}" for f in self.findings))
-            self.display.print(f"written to {self.options.state}/*findings.txt")
+            self.display.print(f"written to {', '.join(sorted(self._written)) or 'no file'}")
         code, meaning = self._judge(tally)
         self.display.print(f"exit {code}: {meaning}")
         return code
@@ -260,7 +268,7 @@ class Campaign:
         if self.problems:
             return BROKEN, "the campaign broke down: " + "\n".join(self.problems)
         if not tally.cases:
-            return BROKEN, "no case ran"
+            return BROKEN, "interrupted before a case ran" if self._interrupts else "no case ran"
         mistrusted = tally.verdicts["convt3d", Verdict.MISTRUSTED.value]
         cases = f"{tally.cases:,} cases" + (f", {mistrusted:,} mistrusted" if mistrusted else "")
         if not tally.verdicts["convt3d", Verdict.PASS.value]:

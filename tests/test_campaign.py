@@ -292,3 +292,26 @@ def test_subjects_that_cannot_be_loaded_are_an_error(run: Run) -> None:
     code, printed = run("--examples=10", "--subject-module=tests.no_such_module")
     assert code == 2
     assert "subject tests.no_such_module:convt3d cannot be loaded" in printed
+
+
+def test_an_interrupt_before_the_first_case_says_so_and_nothing_else(run: Run) -> None:
+    process = subprocess.Popen(
+        run.command("--duration=600", "--shards=1", "--subject-module=tests.slow_start"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    printed = process.stdout.readline()  # from here on the campaign listens
+    process.send_signal(signal.SIGINT)
+    printed += process.communicate(timeout=TIME_LIMIT_S)[0]
+    assert process.returncode == 2
+    assert "exit 2: interrupted before a case ran" in printed
+    assert "late" not in printed
+
+
+def test_the_summary_names_the_files_that_findings_went_to(run: Run) -> None:
+    run.keep("f32_s2_int")
+    _, printed = run("--corpus-only", FAKE_NATIVE="wrong")
+    assert f"written to {run.state / 'native_findings.txt'}\n" in printed
