@@ -43,6 +43,8 @@ def conv_transpose3d(
 
     Raises:
         TypeError: an argument has the wrong type.
+        ValueError: an integer does not fit 64 bits.
+        NotImplementedError: the dtype is not supported.
         RuntimeError: dtypes, devices, shapes or parameters do not fit; or a compiler is missing or fails.
     """
     for name, value in (("input", input), ("weight", weight)):

@@ -252,7 +252,10 @@ def grad_input_geometry(
 
 
 def check_geometry(geometry: Geometry) -> None:
-    """Raises RuntimeError, naming argument and value, unless the native op would run this geometry."""
+    """Raises RuntimeError, naming argument and value, unless this geometry can be run.
+
+    Stricter than the native op in one thing: it takes some geometries with a spatial axis of size 0.
+    """
     _check_channels(geometry)
     for axis in range(3):
         _check_axis(geometry, axis)
