@@ -3,7 +3,9 @@
 A part is one family of kernels in one dtype, for example `gather_f32`. It is compiled by
 `torch.utils.cpp_extension.load_inline`, by nvcc for a GPU ("cuda") and by g++ for the emulator ("host"), without a
 torch header (that costs 25 s a part; a part without takes a few), into a library that `convt3d/launch.py` calls through
-ctypes. Libraries are cached on disk under a name that holds a hash of everything that went in.
+ctypes. The emulator under a sanitizer ("asan", "tsan") is compiled by g++ alone: its libraries are loaded by a process
+without torch, see `convt3d/emulator/sanitized.py`. Libraries are cached on disk under a name that holds a hash of
+everything that went in.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import hashlib
 import inspect
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
-from convt3d.emulator import host
+from convt3d.emulator import host, watch
 from convt3d.kernels import gather, params, primitives, weight
 
 # dtype name -> C++ type
@@ -34,10 +37,18 @@ SCALARS = {
 }
 FAMILIES = ("gather", "weight")
 PARTS = tuple(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS)
-TARGETS = ("host", "cuda")
+TARGETS = ("host", "cuda", "asan", "tsan")
 
 HOST_FLAGS = ("-O2", "-g1", "-fvisibility=hidden", "-Wno-unknown-pragmas")
 CUDA_FLAGS = ("-O3", "-lineinfo", "-Xcompiler", "-fvisibility=hidden")
+_ALONE = ("-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
+SANITIZER_FLAGS = {
+    "asan": (
+        *(*_ALONE, "-O1", "-g", "-fno-omit-frame-pointer"),
+        *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    ),
+    "tsan": (*_ALONE, "-O1", "-g", "-fsanitize=thread"),
+}
 OLDEST_CAPABILITY = (8, 0)
 
 # The only text that is generated: the instantiations of a part.
@@ -72,9 +83,9 @@ def translation_unit(part: str, target: str) -> str:
     if target not in TARGETS:
         raise RuntimeError(f"target={target!r}, but must be one of {TARGETS}")
     family, dtype = part.split("_")
-    machine = host if target == "host" else primitives
+    machine = (primitives,) if target == "cuda" else (watch, host)
     kernels = gather if family == "gather" else weight
-    pieces = [_with_line_directive(module) for module in (machine, params, kernels)]
+    pieces = [_with_line_directive(module) for module in (*machine, params, kernels)]
     entry = _ENTRY[family].format(scalar=SCALARS[dtype])
     return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry])
 
@@ -105,8 +116,44 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
     Raises:
         RuntimeError: a compiler is missing or fails, or the GPU is older than compute capability 8.0.
     """
+    return ctypes.CDLL(str(library_path(part, target, device_index)))
+
+
+def library_path(part: str, target: str, device_index: int = 0) -> Path:
+    """Returns the file of a part's compiled library, compiling it if no earlier run has.
+
+    Args:
+        part, device_index: as for `library`.
+        target: one of TARGETS; what is built for "asan" or "tsan" does not load into an ordinary process.
+
+    Raises:
+        RuntimeError: as for `library`.
+    """
     source = translation_unit(part, target)
-    flags = [*HOST_FLAGS] if target == "host" else [*CUDA_FLAGS, *_architecture_flags(device_index)]
+    if target == "cuda":
+        flags = [*CUDA_FLAGS, *_architecture_flags(device_index)]
+    else:
+        flags = [*SANITIZER_FLAGS.get(target, HOST_FLAGS)]
+    return compiled(part, source, target, flags)
+
+
+def load(part: str, source: str, target: str, flags: list[str]) -> ctypes.CDLL:
+    """Returns the library that `compiled` makes of a source text, ready to be called."""
+    return ctypes.CDLL(str(compiled(part, source, target, flags)))
+
+
+def compiled(part: str, source: str, target: str, flags: list[str]) -> Path:
+    """Returns the library of a source text under the name of a part, compiling it if no earlier run has.
+
+    Args:
+        part: one of PARTS; its name is part of the library's.
+        source: a translation unit: the part's own, or a harness's variation of it.
+        target: one of TARGETS.
+        flags: for the compiler.
+
+    Raises:
+        RuntimeError: as for `library`.
+    """
     check_compiler(target)
     import torch
 
@@ -124,7 +171,7 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
                 (directory / "lock").unlink(missing_ok=True)
                 _compile(name, source, target, flags, directory)
                 finished.touch()
-    return ctypes.CDLL(str(built))
+    return built
 
 
 def build_all(target: str) -> None:
@@ -134,7 +181,7 @@ def build_all(target: str) -> None:
         RuntimeError: as for `library`.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda part: library(part, target), PARTS))
+        list(pool.map(lambda part: library_path(part, target), PARTS))
 
 
 def check_compiler(target: str) -> None:
@@ -154,6 +201,28 @@ def check_compiler(target: str) -> None:
                 f"convt3d compiles its kernels on first use and found no nvcc (CUDA_HOME={home}); "
                 "install the CUDA toolkit or set CUDA_HOME"
             )
+    if target in SANITIZER_FLAGS:
+        sanitizer_runtime(target)
+
+
+def sanitizer_runtime(target: str) -> Path:
+    """Returns the library that a process must load before all others, to run what "asan" or "tsan" built.
+
+    Raises:
+        RuntimeError: the compiler has none.
+    """
+    from torch.utils import cpp_extension
+
+    compiler, name = cpp_extension.get_cxx_compiler(), f"lib{target}.so"
+    command = [compiler, f"-print-file-name={name}"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    path = Path(ran.stdout.strip())
+    if not (path.is_absolute() and path.exists()):  # where there is none the bare name is printed
+        raise RuntimeError(
+            f"the emulator's mode {target!r} needs {name}, which {compiler} does not have; install it "
+            f"(some systems have it in a package lib{target}), or set CXX to a g++ that has it"
+        )
+    return path
 
 
 def check_capability(capability: tuple[int, int], device: object) -> None:
@@ -187,6 +256,32 @@ def _cache_directory() -> Path:
 
 
 def _compile(name: str, source: str, target: str, flags: list[str], directory: Path) -> None:
+    compile_ = _compile_alone if target in SANITIZER_FLAGS else _load_inline
+    started = time.monotonic()
+    try:
+        compile_(name, source, target, flags, directory)
+    except (RuntimeError, OSError) as error:
+        kept = directory / ("cuda.cu" if target == "cuda" else "main.cpp")
+        raise RuntimeError(
+            f"compiling {name} failed after {time.monotonic() - started:.0f} s; its source is {kept}\n"
+            f"{_first_errors(str(error))}"
+        ) from error
+
+
+def _compile_alone(name: str, source: str, target: str, flags: list[str], directory: Path) -> None:
+    """Runs the C++ compiler without torch's headers and libraries."""
+    from torch.utils import cpp_extension
+
+    (directory / "main.cpp").write_text(source)
+    # Reports then name files as the #line directives do.
+    flags = [*flags, f"-fdebug-prefix-map={directory}=."]
+    command = [cpp_extension.get_cxx_compiler(), *flags, "main.cpp", "-o", f"{name}.so"]
+    ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise RuntimeError(ran.stdout + ran.stderr)
+
+
+def _load_inline(name: str, source: str, target: str, flags: list[str], directory: Path) -> None:
     from torch.utils import cpp_extension
 
     options: dict[str, object] = {}
@@ -196,19 +291,14 @@ def _compile(name: str, source: str, target: str, flags: list[str], directory: P
         options |= {"cpp_sources": [source], "extra_cflags": flags}
     else:
         options |= {"cpp_sources": [""], "cuda_sources": [source], "extra_cuda_cflags": flags}
-    started = time.monotonic()
     try:
         cpp_extension.load_inline(
             name, build_directory=str(directory), is_python_module=False, **options
         )
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError):
         # Else torch takes the next attempt for a module that it has built already.
         cpp_extension.JIT_EXTENSION_VERSIONER.entries.pop(name, None)
-        kept = directory / ("main.cpp" if target == "host" else "cuda.cu")
-        raise RuntimeError(
-            f"compiling {name} failed after {time.monotonic() - started:.0f} s; its source is {kept}\n"
-            f"{_first_errors(str(error))}"
-        ) from error
+        raise
 
 
 def _first_errors(log: str, count: int = 10) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from convt3d import build, plan
-from convt3d.emulator import runtime
+from convt3d.emulator import runtime, sanitized
 from convt3d.geometry import Geometry
 from convt3d.plan import Plan
 
@@ -50,7 +50,19 @@ class _Strides(ctypes.Structure):
     ]
 
 
-class GatherParams(ctypes.Structure):
+class _Params(ctypes.Structure):
+    """A parameter struct that knows its tensors."""
+
+    tensors: Mapping[str, Tensor]
+
+    def point_to(self, **tensors: Tensor | None) -> None:
+        """Sets the pointers, field by field; those of None stay null."""
+        self.tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        for name, tensor in self.tensors.items():
+            setattr(self, name, tensor.data_ptr())
+
+
+class GatherParams(_Params):
     """Mirrors GatherParams of kernels/params.py."""
 
     _fields_ = [
@@ -76,7 +88,7 @@ class GatherParams(ctypes.Structure):
     ]
 
 
-class WeightParams(ctypes.Structure):
+class WeightParams(_Params):
     """Mirrors WeightParams of kernels/params.py."""
 
     _fields_ = [
@@ -162,11 +174,10 @@ def gather(
         primitive, geometry, source.stride(), weight.stride(), destination.stride()
     )
     params = GatherParams.from_buffer_copy(template)
-    params.source_data = source.data_ptr()
-    params.weight_data = weight.data_ptr()
-    if bias is not None:
-        params.bias_data, params.bias_stride = bias.data_ptr(), bias.stride(0)
-    params.destination_data = destination.data_ptr()
+    params.bias_stride = 0 if bias is None else bias.stride(0)
+    params.point_to(
+        source_data=source, weight_data=weight, bias_data=bias, destination_data=destination
+    )
     forward = primitive == "forward"
     flags = (int(forward), int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
     _launch("gather", params, flags, source, f"{primitive} with plan {chosen}")
@@ -188,9 +199,9 @@ def weight_gradient(
     Raises:
         RuntimeError: a build or a launch failed.
     """
-    tensors = [t for t in (input, grad_output, grad_weight) if t is not None]
+    strided = [t for t in (input, grad_output, grad_weight) if t is not None]
     chosen = plan.choose(
-        "grad_weight", geometry, _fit_32_bits(*tensors), _multiprocessors(grad_output.device)
+        "grad_weight", geometry, _fit_32_bits(*strided), _multiprocessors(grad_output.device)
     )
     template = _weight_template(
         geometry,
@@ -201,15 +212,18 @@ def weight_gradient(
     )
     params = WeightParams.from_buffer_copy(template)
     params.want_weight, params.want_bias = grad_weight is not None, grad_bias is not None
-    params.input_data = input.data_ptr() if input is not None else None
-    params.grad_output_data = grad_output.data_ptr()
-    params.grad_weight_data = grad_weight.data_ptr() if grad_weight is not None else None
-    params.grad_bias_data = grad_bias.data_ptr() if grad_bias is not None else None
+    partials = None
     if chosen.splits > 1:
         elements = sum(t.numel() for t in (grad_weight, grad_bias) if t is not None)
         accumulator = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
         partials = allocate((chosen.splits, elements), accumulator, grad_output.device, False)
-        params.partials = partials.data_ptr()
+    params.point_to(
+        input_data=input,
+        grad_output_data=grad_output,
+        grad_weight_data=grad_weight,
+        grad_bias_data=grad_bias,
+        partials=partials,
+    )
     flags = (int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
     _launch("weight", params, flags, grad_output, f"grad_weight with plan {chosen}")
     return chosen
@@ -217,7 +231,7 @@ def weight_gradient(
 
 def _launch(
     family: str,
-    params: ctypes.Structure,
+    params: _Params,
     flags: tuple[int, ...],
     tensor: Tensor,
     what: str,
@@ -228,12 +242,46 @@ def _launch(
             entry = _entry(family, tensor.dtype, "cuda", tensor.device.index)
             stream = torch.cuda.current_stream(tensor.device).cuda_stream
             error = entry(ctypes.byref(params), *flags, stream)
+        message = error.decode() if error else ""
     else:
         _say_once_that_this_is_the_emulator()
-        entry = _entry(family, tensor.dtype, "host", 0)
-        error = entry(ctypes.byref(params), *flags, runtime.current_schedule())
-    if error:
-        raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {error.decode()}")
+        message = _emulate(family, params, flags, tensor.dtype)
+    if message.partition(":")[0] in runtime.FINDERS:
+        raise runtime.EmulatorError(f"{message}; {what}")
+    if message:
+        raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {message}")
+
+
+def _emulate(family: str, params: _Params, flags: tuple[int, ...], dtype: torch.dtype) -> str:
+    """Calls the part on the emulator, in its current mode. Returns what went wrong, or ""."""
+    mode, schedule = runtime.current_mode(), runtime.current_schedule()
+    if mode not in runtime.SANITIZERS:
+        error = _entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, schedule)
+        return error.decode() if error else ""
+    library = _sanitized_library(f"{family}_{DTYPE_NAMES[dtype]}", mode)
+    call = sanitized.Call(library, f"convt3d_{family}", bytes(params), flags, schedule)
+    regions = [
+        sanitized.Region(
+            field.removesuffix("_data"),
+            getattr(type(params), field).offset,
+            tensor.data_ptr(),
+            _span_bytes(tensor),
+        )
+        for field, tensor in params.tensors.items()
+    ]
+    return sanitized.launch(mode, _sanitizer_runtime(mode), call, regions)
+
+
+_sanitized_library = functools.cache(build.library_path)
+_sanitizer_runtime = functools.cache(build.sanitizer_runtime)
+
+
+def _span_bytes(tensor: Tensor) -> int:
+    """Bytes from a tensor's first element to the end of its last one, gaps between them included."""
+    if tensor.numel() == 0:
+        return 0
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return (1 + reach) * tensor.element_size()
 
 
 @functools.cache

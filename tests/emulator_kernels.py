@@ -7,13 +7,14 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from convt3d import build
-from convt3d.emulator import host, runtime
+from convt3d.emulator import host, runtime, sanitized, watch
 
 SOURCE = r"""
 // Needs host.py.
@@ -136,6 +137,16 @@ __global__ void uncommitted_kernel(const TestParams p) {
   async_wait<0>();
 }
 
+// in[0] copies by a thread, none of which is waited for before the last.
+__global__ void many_copies_kernel(const TestParams p) {
+  if (thread_index()) return;
+  for (int i = 0; i < in<int32_t>(p)[0]; ++i) {
+    async_copy<4>(shared<float>(), in<float>(p), true);
+    async_commit();
+  }
+  async_wait<0>();
+}
+
 // kBytes of each thread, through shared memory that held ones; zeros where in[0] is not 1.
 template <int kBytes>
 __global__ void copy_kernel(const TestParams p) {
@@ -167,6 +178,13 @@ __global__ void unwritten_kernel(const TestParams p) {
   out<double>(p)[first + t] = double(to_acc(shared<T>()[t]));
   std::memset(shared<T>() + t, 0, sizeof(T));
 }
+// out[t] = the float of shared memory at in[t]; each thread writes its own first.
+__global__ void gather_shared_kernel(const TestParams p) {
+  const int t = thread_index();
+  shared<float>()[t] = float(t);
+  barrier();
+  out<float>(p)[t] = shared<float>()[in<int32_t>(p)[t]];
+}
 // Writes the byte of shared memory at in[0].
 __global__ void overrun_kernel(const TestParams p) {
   if (thread_index() == 0) shared<unsigned char>()[in<int32_t>(p)[0]] = 1;
@@ -180,14 +198,85 @@ __global__ void trace_kernel(const TestParams p) {
   }
 }
 
+// ---- what only a sanitizer sees -----------------------------------------------------------------
+
+// out[block][t] = in[block][t + kShift].
+template <int kShift>
+__global__ void shifted_kernel(const TestParams p) {
+  const int64_t i = block_index() * p.threads + thread_index();
+  out<float>(p)[i] = in<float>(p)[i + kShift];
+}
+// out[block][t + kShift] = in[block][t].
+template <int kShift>
+__global__ void shifted_write_kernel(const TestParams p) {
+  const int64_t i = block_index() * p.threads + thread_index();
+  out<float>(p)[i + kShift] = in<float>(p)[i];
+}
+// out[t] = in[t] + 1.
+__global__ void increment_kernel(const TestParams p) {
+  out<int32_t>(p)[thread_index()] = in<int32_t>(p)[thread_index()] + 1;
+}
+// out[t] = 1 << in[t].
+__global__ void power_kernel(const TestParams p) {
+  out<int32_t>(p)[thread_index()] = 1 << in<int32_t>(p)[thread_index()];
+}
+// out[0] = the float that starts at byte out[0] of in.
+__global__ void unaligned_kernel(const TestParams p) {
+  if (thread_index()) return;
+  const auto offset = int64_t(out<float>(p)[0]);
+  out<float>(p)[0] = *reinterpret_cast<const float*>(in<char>(p) + offset);
+}
+// Every block writes the same elements.
+__global__ void same_output_kernel(const TestParams p) {
+  out<float>(p)[thread_index()] = in<float>(p)[thread_index()];
+}
+// Hands shared memory on within a warp, by a shuffle alone: it exchanges a value and orders nothing.
+__global__ void ordered_by_shuffle_kernel(const TestParams p) {
+  const int t = thread_index();
+  shared<float>()[t] = in<float>(p)[t];
+  shuffle_xor(1.0f, 1);
+  out<float>(p)[t] = shared<float>()[t ^ 1];
+}
+// Two copies to one place: the second waits for the first.
+template <bool kWait>
+__global__ void copy_again_kernel(const TestParams p) {
+  const int t = thread_index();
+  for (int round = 0; round < 2; ++round) {
+    async_copy<4>(shared<float>() + t, in<float>(p) + round * p.threads + t, true);
+    async_commit();
+    if (kWait) async_wait<0>();
+    out<float>(p)[round * p.threads + t] = shared<float>()[t];
+  }
+  async_wait<0>();
+}
+// Never ends.
+__global__ void endless_kernel(const TestParams p) {
+  while (*static_cast<const volatile float*>(p.in) != 0) {
+  }
+}
+// Writes where no memory is.
+__global__ void wild_kernel(const TestParams) { *reinterpret_cast<volatile float*>(64) = 1; }
+// The copy reads past the end of in.
+__global__ void copy_past_the_end_kernel(const TestParams p) {
+  async_copy<4>(shared<float>() + thread_index(), in<float>(p) + thread_index() + 1, true);
+  async_commit();
+  async_wait<0>();
+}
+
 }  // namespace convt3d
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
-#define ENTRY(name, ...)                                                          \
-  EXPORT const char* name(const void* in, void* out, int64_t blocks, int threads, \
-                          int shared_bytes, void* schedule) {                     \
-    return convt3d::launch(__VA_ARGS__, blocks, threads, shared_bytes, schedule,  \
-                           convt3d::TestParams{in, out, threads});                \
+// What a launch of one of these is given.
+struct TestCall {
+  const void* in;
+  void* out;
+  int64_t blocks;
+  int32_t threads, shared_bytes;
+};
+#define ENTRY(name, ...)                                                              \
+  EXPORT const char* name(const TestCall* call, void* schedule) {                     \
+    return convt3d::launch(__VA_ARGS__, call->blocks, call->threads, call->shared_bytes, schedule,  \
+                           convt3d::TestParams{call->in, call->out, call->threads});                \
   }
 ENTRY(hand_on, convt3d::hand_on_kernel<true>)
 ENTRY(hand_on_without_barrier, convt3d::hand_on_kernel<false>)
@@ -208,6 +297,7 @@ ENTRY(pipeline_waits_for_too_few, convt3d::pipeline_kernel<convt3d::kWaitsForToo
 ENTRY(pipeline_no_barrier_after_wait, convt3d::pipeline_kernel<convt3d::kNoBarrierAfterWait>)
 ENTRY(pipeline_no_barrier_before_reuse, convt3d::pipeline_kernel<convt3d::kNoBarrierBeforeReuse>)
 ENTRY(uncommitted, convt3d::uncommitted_kernel)
+ENTRY(many_copies, convt3d::many_copies_kernel)
 ENTRY(copy4, convt3d::copy_kernel<4>)
 ENTRY(copy8, convt3d::copy_kernel<8>)
 ENTRY(copy16, convt3d::copy_kernel<16>)
@@ -216,8 +306,23 @@ ENTRY(unwritten_double, convt3d::unwritten_kernel<double>)
 ENTRY(unwritten_float, convt3d::unwritten_kernel<float>)
 ENTRY(unwritten_half, convt3d::unwritten_kernel<convt3d::half_t>)
 ENTRY(unwritten_bfloat16, convt3d::unwritten_kernel<convt3d::bfloat16_t>)
+ENTRY(gather_shared, convt3d::gather_shared_kernel)
 ENTRY(overrun, convt3d::overrun_kernel)
 ENTRY(trace, convt3d::trace_kernel)
+ENTRY(in_place, convt3d::shifted_kernel<0>)
+ENTRY(read_past_the_end, convt3d::shifted_kernel<1>)
+ENTRY(read_before_the_start, convt3d::shifted_kernel<-1>)
+ENTRY(write_past_the_end, convt3d::shifted_write_kernel<1>)
+ENTRY(increment, convt3d::increment_kernel)
+ENTRY(power, convt3d::power_kernel)
+ENTRY(unaligned, convt3d::unaligned_kernel)
+ENTRY(same_output, convt3d::same_output_kernel)
+ENTRY(ordered_by_shuffle, convt3d::ordered_by_shuffle_kernel)
+ENTRY(copy_again, convt3d::copy_again_kernel<true>)
+ENTRY(copy_again_without_wait, convt3d::copy_again_kernel<false>)
+ENTRY(endless, convt3d::endless_kernel)
+ENTRY(wild, convt3d::wild_kernel)
+ENTRY(copy_past_the_end, convt3d::copy_past_the_end_kernel)
 
 template <typename T>
 void widen(const uint16_t* bits, float* values, int64_t count) {
@@ -242,11 +347,31 @@ EXPORT void round_off_bfloat16(const float* values, uint16_t* bits, int64_t coun
 """
 
 
-class Kernels:
-    """The compiled kernels of SOURCE, each run by its name."""
+class _Call(ctypes.Structure):
+    """Mirrors TestCall."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+    _fields_ = [
+        ("input", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("blocks", ctypes.c_int64),
+        ("threads", ctypes.c_int32),
+        ("shared_bytes", ctypes.c_int32),
+    ]
+
+
+class Kernels:
+    """The compiled kernels of SOURCE, each run by its name.
+
+    Args:
+        library: as `compile_kernels` makes it.
+        sanitizer: "asan" or "tsan", if it was compiled for one.
+    """
+
+    def __init__(self, library: Path, sanitizer: str = "") -> None:
+        self.path = library
+        self.sanitizer = sanitizer
+        if not sanitizer:
+            self.library = ctypes.CDLL(str(library))
 
     def run(
         self,
@@ -265,18 +390,34 @@ class Kernels:
             input, output: what its p.in and p.out point to.
             seed: of a hostile schedule; None runs the fast one.
         """
-        entry = getattr(self.library, name)
-        entry.restype = ctypes.c_char_p
+        call = _Call(None, None, blocks, threads, shared_bytes)
+        tensors = {
+            field: tensor
+            for field, tensor in (("input", input), ("output", output))
+            if tensor is not None
+        }
         with runtime.schedule("fast" if seed is None else "hostile", seed or 0):
-            error = entry(
-                ctypes.c_void_p(None if input is None else input.data_ptr()),
-                ctypes.c_void_p(None if output is None else output.data_ptr()),
-                ctypes.c_int64(blocks),
-                ctypes.c_int(threads),
-                ctypes.c_int(shared_bytes),
-                ctypes.c_void_p(runtime.current_schedule()),
-            )
+            if self.sanitizer:
+                return self._run_sanitized(name, call, tensors)
+            for field, tensor in tensors.items():
+                setattr(call, field, tensor.data_ptr())
+            entry = getattr(self.library, name)
+            entry.restype = ctypes.c_char_p
+            error = entry(ctypes.byref(call), ctypes.c_void_p(runtime.current_schedule()))
         return error.decode() if error else ""
+
+    def _run_sanitized(self, name: str, call: _Call, tensors: dict[str, Tensor]) -> str:
+        return sanitized.launch(
+            self.sanitizer,
+            build.sanitizer_runtime(self.sanitizer),
+            sanitized.Call(self.path, name, bytes(call), (), runtime.current_schedule()),
+            [
+                sanitized.Region(
+                    field, getattr(_Call, field).offset, tensor.data_ptr(), tensor.nbytes
+                )
+                for field, tensor in tensors.items()
+            ],
+        )
 
     def convert(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
         """Returns the values as one of the conversions gives them."""
@@ -289,10 +430,20 @@ class Kernels:
         return converted
 
 
-def compile_kernels(folder: Path, *more_flags: str) -> Kernels:
-    """Compiles SOURCE as the emulator is compiled, unless the folder holds it already."""
-    text = host.SOURCE + SOURCE
-    flags = ["-std=c++17", "-shared", "-fPIC", *build.HOST_FLAGS, *more_flags]
+def compile_kernels(folder: Path, *more_flags: str, sanitizer: str = "") -> Kernels:
+    """Compiles SOURCE as the emulator is compiled, unless the folder holds it already.
+
+    Args:
+        folder: where it is kept.
+        more_flags: for the compiler.
+        sanitizer: "asan" or "tsan", for a library that runs under it.
+    """
+    modules = (watch, host, sys.modules[__name__])
+    text = "\n".join(build._with_line_directive(module) for module in modules)
+    flags = ["-std=c++17", "-shared", "-fPIC", *build.HOST_FLAGS]
+    if sanitizer:
+        flags = [*build.SANITIZER_FLAGS[sanitizer]]
+    flags = [*flags, *more_flags]
     key = hashlib.sha256(repr((text, flags)).encode()).hexdigest()[:16]
     library = folder / f"emulator_kernels_{key}.so"
     with open(folder / f"{library.stem}.lock", "w") as lock:
@@ -303,4 +454,4 @@ def compile_kernels(folder: Path, *more_flags: str) -> Kernels:
             compiler = os.environ.get("CXX", "g++")
             subprocess.run([compiler, *flags, source, "-o", unfinished], check=True)
             unfinished.rename(library)
-    return Kernels(library)
+    return Kernels(library, sanitizer)

@@ -15,7 +15,7 @@ import torch
 from torch.utils import cpp_extension
 
 from convt3d import build, launch
-from convt3d.emulator import host
+from convt3d.emulator import host, watch
 from convt3d.kernels import gather, params, primitives, weight
 
 PART = "gather_f32"
@@ -63,13 +63,18 @@ def give_source(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
 @pytest.mark.parametrize("part", build.PARTS)
 def test_a_part_is_one_family_in_one_dtype(part: str) -> None:
     family, dtype = part.split("_")
-    for target, machine in (("host", host), ("cuda", primitives)):
+    for target, machine in (("host", (watch, host)), ("cuda", (primitives,))):
         text = build.translation_unit(part, target)
         kernels = {"gather": gather, "weight": weight}[family]
-        for module in (machine, params, kernels):
+        for module in (*machine, params, kernels):
             assert text.count(module.SOURCE) == 1
         assert f"convt3d_{family}(" in text
         assert f"run_{family}<{build.SCALARS[dtype]}>" in text
+
+
+@pytest.mark.parametrize("target", build.SANITIZER_FLAGS)
+def test_the_text_under_a_sanitizer_is_that_of_the_emulator(target: str) -> None:
+    assert build.translation_unit(PART, target) == build.translation_unit(PART, "host")
 
 
 def test_every_family_comes_in_every_dtype() -> None:
@@ -150,6 +155,25 @@ def test_no_nvcc_is_said_with_what_to_install(
     message = f"found no nvcc (CUDA_HOME={found}); install the CUDA toolkit or set CUDA_HOME"
     with pytest.raises(RuntimeError, match=re.escape(message)):
         build.check_compiler("cuda")
+
+
+@pytest.mark.parametrize("target", build.SANITIZER_FLAGS)
+def test_a_compiler_without_the_sanitizer_is_named_and_what_to_do(
+    target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "old-g++"
+    compiler.write_text("#!/bin/sh\necho ${1#*=}\n")  # prints the bare name, as g++ does
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    message = rf"mode '{target}' needs lib{target}\.so, which {re.escape(str(compiler))} does not have; install"
+    with pytest.raises(RuntimeError, match=message):
+        build.check_compiler(target)
+
+
+@pytest.mark.parametrize("target", build.SANITIZER_FLAGS)
+def test_the_runtime_of_a_sanitizer_is_the_compilers(target: str) -> None:
+    assert build.sanitizer_runtime(target).name == f"lib{target}.so"
+    build.check_compiler(target)
 
 
 def test_compilers_that_are_there_are_accepted(
@@ -249,6 +273,24 @@ def test_the_first_errors_of_a_log_are_kept_or_else_its_end() -> None:
     assert build._first_errors("\n".join(noise + errors + noise)).splitlines() == errors[:10]
     assert build._first_errors("\n".join(noise)).splitlines() == noise[-10:]
     assert build._first_errors("") == ""
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("target", build.SANITIZER_FLAGS)
+def test_a_sanitized_part_compiles_without_torch_and_says_what_is_wrong(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_source(monkeypatch, ANSWER % 1)
+    path = build.library_path(PART, target)
+    needed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    assert f"lib{target}.so" in needed and "torch" not in needed
+    give_source(monkeypatch, BROKEN)
+    with pytest.raises(RuntimeError, match="failed after") as caught:
+        build.library_path(PART, target)
+    message = str(caught.value)
+    assert re.search(r"kernels/broken\.py:7:.*error: .undeclared. was not", message)
+    kept = re.search(r"its source is (\S+)", message)
+    assert kept and "undeclared" in Path(kept[1]).read_text()
 
 
 # ---- what is kept -------------------------------------------------------------------------------

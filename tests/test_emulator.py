@@ -179,6 +179,14 @@ def test_a_copy_after_the_last_commit_is_covered_by_no_wait(kernels: Kernels) ->
         assert "left 1 asynchronous copies without a wait" in error
 
 
+def test_more_copies_than_fit_are_an_error(kernels: Kernels) -> None:
+    for seed in SCHEDULES:
+        assert kernels.run("many_copies", torch.tensor([256], dtype=torch.int32), seed=seed) == ""
+        error = kernels.run("many_copies", torch.tensor([257], dtype=torch.int32), seed=seed)
+        message = "emulator: more asynchronous copies than the emulator holds wait to land (1 of"
+        assert error.startswith(message)
+
+
 @pytest.mark.parametrize("variant", ["_waits_for_too_few", "_no_barrier_after_wait"])
 def test_a_wait_that_does_not_cover_the_copy_is_found(kernels: Kernels, variant: str) -> None:
     wrong = 0
@@ -264,9 +272,9 @@ def test_a_write_to_the_last_byte_of_shared_memory_is_accepted(kernels: Kernels)
     [
         ({"blocks": 0}, "a grid must have 1 to 2^31 - 1 blocks"),
         ({"blocks": 2**31}, "a grid must have 1 to 2^31 - 1 blocks"),
-        ({"threads": 0}, "emulator: a block must be whole warps, at most 1024 threads"),
-        ({"threads": 33}, "emulator: a block must be whole warps, at most 1024 threads"),
-        ({"threads": 1056}, "emulator: a block must be whole warps, at most 1024 threads"),
+        ({"threads": 0}, "a block must be whole warps, at most 1024 threads"),
+        ({"threads": 33}, "a block must be whole warps, at most 1024 threads"),
+        ({"threads": 1056}, "a block must be whole warps, at most 1024 threads"),
         ({"shared_bytes": MOST_SHARED_BYTES + 1}, "too much shared memory for a block"),
     ],
 )
@@ -339,22 +347,35 @@ def test_two_python_threads_run_machines_of_their_own(kernels: Kernels) -> None:
 
 
 def test_a_schedule_holds_inside_its_block_alone() -> None:
-    assert runtime.current_schedule() == 0
+    def current() -> tuple[str, int]:
+        return runtime.current_mode(), runtime.current_schedule()
+
+    assert current() == ("fast", 0)
     with runtime.schedule("hostile", 5):
-        outer = runtime.current_schedule()
+        outer = current()
+        assert outer == ("hostile", 5 << 1 | 1)
         with runtime.schedule("fast"):
-            assert runtime.current_schedule() == 0
-        assert runtime.current_schedule() == outer != 0
-    assert runtime.current_schedule() == 0
+            assert current() == ("fast", 0)
+        assert current() == outer
+    assert current() == ("fast", 0)
     with pytest.raises(KeyError), runtime.schedule("hostile", 1):
         raise KeyError
-    assert runtime.current_schedule() == 0
+    assert current() == ("fast", 0)
+
+
+@pytest.mark.parametrize("mode", runtime.SANITIZERS)
+def test_a_sanitizer_gets_the_hostile_schedule(mode: str) -> None:
+    with runtime.schedule("hostile", 5):
+        hostile = runtime.current_schedule()
+    with runtime.schedule(mode, 5):
+        assert runtime.current_mode() == mode
+        assert runtime.current_schedule() == hostile
 
 
 @pytest.mark.parametrize(
     ("mode", "seed", "message"),
     [
-        ("asan", 0, "mode='asan', but must be one of"),
+        ("slow", 0, "mode='slow', but must be one of"),
         ("hostile", -1, "seed=-1, but must be in"),
         ("hostile", 2**62, f"seed={2**62}, but must be in"),
     ],

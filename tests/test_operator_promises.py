@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
 import subprocess
@@ -37,7 +36,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = launch._launch
 
     def recording(
-        family: str, params: ctypes.Structure, flags: tuple[int, ...], tensor: Tensor, what: str
+        family: str, params: launch._Params, flags: tuple[int, ...], tensor: Tensor, what: str
     ) -> None:
         seen.append(what)
         real(family, params, flags, tensor, what)

@@ -2,5 +2,12 @@
 
 A block's threads are fibers that switch only at collectives (barrier, shuffle), so a schedule is data: `fast` runs them
 in order, `hostile` in an order shuffled from a seed at every barrier, over poisoned shared memory, with asynchronous
-copies that land as early or as late as they may. `runtime.py` sets the mode.
+copies that land as early or as late as they may. `asan` and `tsan` run the hostile schedule under a sanitizer.
+
+    runtime.py           sets the mode; the error that a fault of a kernel raises
+    host.py              the machine layer
+    watch.py             what it tells the sanitizers; nothing in an ordinary build
+    sanitized.py         runs a launch under a sanitizer, in a process of its own
+    sanitized_child.py   the program of that process
+    report.py            from a sanitizer's report to one line
 """

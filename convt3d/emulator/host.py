@@ -1,7 +1,7 @@
 """The machine layer on a CPU: what `convt3d/kernels/primitives.py` is on CUDA, with the meaning of the PTX manual."""
 
 SOURCE = r"""
-// Needs the C++17 standard library. x86-64 switches stacks in a few instructions, others by ucontext.
+// Needs watch.py. x86-64 switches stacks in a few instructions, others by ucontext.
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -10,7 +10,6 @@ SOURCE = r"""
 #include <cstdio>
 #include <cstring>
 #include <mutex>
-#include <vector>
 #if !defined(__x86_64__) || defined(CONVT3D_UCONTEXT)
 #define CONVT3D_UCONTEXT 1
 #include <ucontext.h>
@@ -93,9 +92,11 @@ enum class Mode { kFast = 0, kHostile = 1 };
 enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
 
 constexpr int kMaxThreads = 1024;
-constexpr size_t kStackBytes = 64 << 10;
+constexpr size_t kStackBytes = watch::kStackBytes;
+constexpr int kMaxCopies = 256;                // of a thread that have not been waited for
 constexpr size_t kMaxSharedBytes = 163 << 10;  // of a block at compute capability 8.0
-constexpr size_t kSharedGuardBytes = 256;
+constexpr size_t kSharedGuardBytes = 256;      // before and behind it
+constexpr size_t kMappedBytes = kMaxSharedBytes + 2 * kSharedGuardBytes;
 constexpr unsigned char kSharedGuard = 0xA5;
 
 struct PendingCopy {
@@ -107,21 +108,24 @@ struct PendingCopy {
   int group;
 };
 
-struct Fiber {
 #ifdef CONVT3D_UCONTEXT
-  ucontext_t context;
+using Stack = ucontext_t;
 #else
-  void* stack_pointer;
+using Stack = void*;  // where it is left
 #endif
+
+struct Fiber {
+  Stack stack;
+  watch::Context* context;
   State state;
   int open_group;  // number of the group that the next commit closes
-  std::vector<PendingCopy> copies;
+  int copies;      // that have not been waited for
 };
 
 // xorshift64*: schedules need to be repeatable, not good random numbers.
 struct Random {
   uint64_t state;
-  uint32_t below(uint32_t bound) {
+  CONVT3D_UNSEEN uint32_t below(uint32_t bound) {
     state ^= state >> 12;
     state ^= state << 25;
     state ^= state >> 27;
@@ -133,7 +137,10 @@ struct Machine {
   Mode mode = Mode::kFast;
   Random random{1};
   Fiber fibers[kMaxThreads];
+  watch::Context contexts[kMaxThreads];  // each with a stack of its own
+  watch::Context caller;                 // of the launch
   char* stacks = nullptr;
+  unsigned char* mapped = nullptr;  // guard, shared memory, guard
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
   int threads = 0;
@@ -141,40 +148,37 @@ struct Machine {
   int place[kMaxThreads];  // thread -> position
   int current = 0;         // running thread
   int64_t block = 0;
-  int waiting = 0;  // threads at the block's barrier
+  int waiting = 0;   // threads at the block's barrier
+  int barriers = 0;  // that the block has passed
   int done = 0;
   int shuffling[kMaxThreads / kWarpSize];  // lanes of a warp at its shuffle
   int generation[kMaxThreads];             // shuffles a lane has passed: alternates two buffers
   unsigned char exchange[2][kMaxThreads][8];
+  int64_t launch_start = 0, launch_end = 0;  // edges for watch::release and acquire
   char error[256] = "";
   void (*body)(const void*) = nullptr;
   const void* params = nullptr;
-#ifdef CONVT3D_UCONTEXT
-  ucontext_t scheduler;
-#else
-  void* scheduler = nullptr;
-#endif
+  Stack scheduler{};
 };
 
 // One for all: a launch holds the lock, so that threads take turns. (A machine a thread would cost an
 // address look-up at every barrier.)
 static Machine the_machine;
+static PendingCopy pending_copies[kMaxThreads][kMaxCopies];  // by thread, in order of issue
 static std::mutex machine_lock;
 // A fork waits for the launch that is running, else the child would wait for a lock that nobody holds.
 static const int at_fork = pthread_atfork(
     [] { machine_lock.lock(); }, [] { machine_lock.unlock(); }, [] { machine_lock.unlock(); });
-inline Machine& machine() { return the_machine; }
+inline CONVT3D_UNSEEN Machine& machine() { return the_machine; }
 
 #ifdef CONVT3D_UCONTEXT
-inline void switch_to(Fiber& from, Fiber& to) { swapcontext(&from.context, &to.context); }
-inline void leave(Machine& m, Fiber& from) { swapcontext(&from.context, &m.scheduler); }
-inline void enter(Machine& m, Fiber& to) { swapcontext(&m.scheduler, &to.context); }
-inline void prepare(Fiber& fiber, char* stack, void (*entry)()) {
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = stack;
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, entry, 0);
+inline CONVT3D_UNSEEN void swap_stacks(Stack& from, Stack& to) { swapcontext(&from, &to); }
+inline CONVT3D_UNSEEN void prepare(Stack& stack, char* memory, void (*entry)()) {
+  getcontext(&stack);
+  stack.uc_stack.ss_sp = memory;
+  stack.uc_stack.ss_size = kStackBytes;
+  stack.uc_link = nullptr;
+  makecontext(&stack, entry, 0);
 }
 #else
 extern "C" void convt3d_switch_stack(void** save, void* load);
@@ -200,34 +204,43 @@ convt3d_switch_stack:
   popq %rbp
   ret
 )");
-inline void switch_to(Fiber& from, Fiber& to) {
-  convt3d_switch_stack(&from.stack_pointer, to.stack_pointer);
-}
-inline void leave(Machine& m, Fiber& from) {
-  convt3d_switch_stack(&from.stack_pointer, m.scheduler);
-}
-inline void enter(Machine& m, Fiber& to) { convt3d_switch_stack(&m.scheduler, to.stack_pointer); }
-inline void prepare(Fiber& fiber, char* stack, void (*entry)()) {
-  auto top = reinterpret_cast<uintptr_t>(stack + kStackBytes - 64) & ~uintptr_t(15);
+inline CONVT3D_UNSEEN void swap_stacks(Stack& from, Stack& to) { convt3d_switch_stack(&from, to); }
+inline CONVT3D_UNSEEN void prepare(Stack& stack, char* memory, void (*entry)()) {
+  auto top = reinterpret_cast<uintptr_t>(memory + kStackBytes - 64) & ~uintptr_t(15);
   void** slot = reinterpret_cast<void**>(top);
   *--slot = nullptr;  // the return address of an entry that never returns
   *--slot = reinterpret_cast<void*>(entry);
   for (int i = 0; i < 6; ++i) *--slot = nullptr;
-  fiber.stack_pointer = slot;
+  stack = slot;
 }
 #endif
+inline CONVT3D_UNSEEN void switch_to(Fiber& from, Fiber& to) {
+  watch::before_switch(*to.context);
+  swap_stacks(from.stack, to.stack);
+  watch::after_switch();
+}
+inline CONVT3D_UNSEEN void leave(Machine& m, Fiber& from) {
+  watch::before_switch(m.caller);
+  swap_stacks(from.stack, m.scheduler);
+}
+inline CONVT3D_UNSEEN void enter(Machine& m, Fiber& to) {
+  watch::before_switch(*to.context);
+  swap_stacks(m.scheduler, to.stack);
+  watch::after_switch();
+}
 
 // Stops the block with an error; the caller never runs again.
-[[noreturn]] inline void fail(const char* message, int count) {
+[[noreturn]] inline CONVT3D_UNSEEN void fail(const char* message, int count) {
   Machine& m = machine();
   std::snprintf(m.error, sizeof m.error, "emulator: %s (%d of %d threads; block %lld, thread %d)",
                 message, count, m.threads, static_cast<long long>(m.block), m.current);
+  watch::release(&m.launch_end);
   leave(m, m.fibers[m.current]);
   __builtin_unreachable();
 }
 
 // Hostile: shuffles warps as wholes, or all threads, by a coin.
-inline void reorder(Machine& m) {
+inline CONVT3D_UNSEEN void reorder(Machine& m) {
   const int unit = m.random.below(2) ? kWarpSize : 1;
   const int units = m.threads / unit;
   int shuffled[kMaxThreads];
@@ -238,7 +251,7 @@ inline void reorder(Machine& m) {
 }
 
 // Runs the next thread that can run; returns when this one is its turn again.
-inline void yield() {
+inline CONVT3D_UNSEEN void yield() {
   Machine& m = machine();
   const int from = m.current;
   int at = m.place[from];
@@ -258,49 +271,78 @@ inline void yield() {
   fail("a barrier was reached by only part of the block", m.waiting);
 }
 
-inline void fiber_main() {
+// The last thread of the block to come goes on first, or in hostile mode whoever comes first now.
+inline CONVT3D_UNSEEN void await_block(Machine& m) {
+  m.fibers[m.current].state = State::kAtBarrier;
+  if (++m.waiting < m.threads) {
+    yield();
+    return;
+  }
+  m.waiting = 0;
+  ++m.barriers;
+  for (int i = 0; i < m.threads; ++i) m.fibers[i].state = State::kReady;
+  if (m.mode == Mode::kFast) return;
+  reorder(m);
+  const int from = m.current;
+  m.current = m.order[0];
+  if (m.current != from) switch_to(m.fibers[from], m.fibers[m.current]);
+}
+
+inline CONVT3D_UNSEEN void fiber_main() {
+  watch::after_switch();
   Machine& m = machine();
+  watch::acquire(&m.launch_start);
   m.body(m.params);
-  machine().fibers[machine().current].state = State::kDone;
-  ++machine().done;
+  watch::release(&m.launch_end);
+  m.fibers[m.current].state = State::kDone;
+  ++m.done;
   yield();
   __builtin_unreachable();
 }
 
-inline void land(PendingCopy& copy) {
+inline CONVT3D_UNSEEN void land(PendingCopy& copy) {
   if (copy.landed) return;
   copy.landed = true;
   if (copy.valid)
-    std::memcpy(copy.to, copy.from, size_t(copy.bytes));
+    watch::copy(copy.to, copy.from, size_t(copy.bytes));
   else
-    std::memset(copy.to, 0, size_t(copy.bytes));
+    watch::clear(copy.to, size_t(copy.bytes));
 }
 
-inline void run_block(Machine& m) {
+inline CONVT3D_UNSEEN void run_block(Machine& m) {
+  m.mapped = static_cast<unsigned char*>(watch::map_anew(m.mapped, kMappedBytes));
+  m.shared = m.mapped + kSharedGuardBytes;
+  if (watch::kFencesShared)
+    watch::fence(m.mapped, m.mapped + kMappedBytes, m.shared, m.shared_bytes);
+  else
+    std::memset(m.shared + m.shared_bytes, kSharedGuard, kSharedGuardBytes);
   if (m.mode == Mode::kHostile) std::memset(m.shared, 0xFF, m.shared_bytes);  // NaN in every type
-  std::memset(m.shared + m.shared_bytes, kSharedGuard, kSharedGuardBytes);
-  m.waiting = m.done = 0;
+  m.waiting = m.barriers = m.done = 0;
   std::fill(m.shuffling, m.shuffling + kMaxThreads / kWarpSize, 0);
   for (int i = 0; i < m.threads; ++i) {
     Fiber& fiber = m.fibers[i];
-    prepare(fiber, m.stacks + size_t(i) * kStackBytes, fiber_main);
+    const int slot = watch::kTellsBlocksApart ? int((i + m.block) % m.threads) : i;
+    fiber.context = &m.contexts[slot];
+    prepare(fiber.stack, m.stacks + size_t(slot) * kStackBytes, fiber_main);
     fiber.state = State::kReady;
     fiber.open_group = 0;
-    fiber.copies.clear();
+    fiber.copies = 0;
     m.generation[i] = 0;
     m.order[i] = m.place[i] = i;
   }
   if (m.mode == Mode::kHostile) reorder(m);
   m.current = m.order[0];
+  watch::release(&m.launch_start);
   enter(m, m.fibers[m.current]);
   if (m.error[0]) return;
   for (int i = 0; i < m.threads; ++i)
-    if (!m.fibers[i].copies.empty()) {
+    if (m.fibers[i].copies) {
       std::snprintf(m.error, sizeof m.error,
-                    "emulator: thread %d of block %lld left %zu asynchronous copies without a wait",
-                    i, static_cast<long long>(m.block), m.fibers[i].copies.size());
+                    "emulator: thread %d of block %lld left %d asynchronous copies without a wait",
+                    i, static_cast<long long>(m.block), m.fibers[i].copies);
       return;
     }
+  if (watch::kFencesShared) return;
   for (size_t i = 0; i < kSharedGuardBytes; ++i)
     if (m.shared[m.shared_bytes + i] != kSharedGuard) {
       std::snprintf(m.error, sizeof m.error,
@@ -310,16 +352,16 @@ inline void run_block(Machine& m) {
     }
 }
 
-inline bool allocate(Machine& m) {
+inline CONVT3D_UNSEEN bool allocate(Machine& m) {
   if (m.stacks) return true;
   const size_t stack_bytes = kMaxThreads * kStackBytes;
   void* stacks = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  void* shared = mmap(nullptr, kMaxSharedBytes + kSharedGuardBytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (stacks == MAP_FAILED || shared == MAP_FAILED) return false;
+  void* mapped =
+      mmap(nullptr, kMappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (stacks == MAP_FAILED || mapped == MAP_FAILED) return false;
   m.stacks = static_cast<char*>(stacks);
-  m.shared = static_cast<unsigned char*>(shared);
+  m.mapped = static_cast<unsigned char*>(mapped);
   return true;
 }
 
@@ -327,28 +369,20 @@ inline bool allocate(Machine& m) {
 
 // ---- what kernels call --------------------------------------------------------------------------
 
-inline int thread_index() { return emulator::machine().current; }
-inline int64_t block_index() { return emulator::machine().block; }
-inline void* shared_memory() { return emulator::machine().shared; }
+inline CONVT3D_UNSEEN int thread_index() { return emulator::machine().current; }
+inline CONVT3D_UNSEEN int64_t block_index() { return emulator::machine().block; }
+inline CONVT3D_UNSEEN void* shared_memory() { return emulator::machine().shared; }
 
-inline void barrier() {
+inline CONVT3D_UNSEEN void barrier() {
   emulator::Machine& m = emulator::machine();
-  m.fibers[m.current].state = emulator::State::kAtBarrier;
-  if (++m.waiting < m.threads) {
-    emulator::yield();
-    return;
-  }
-  m.waiting = 0;
-  for (int i = 0; i < m.threads; ++i) m.fibers[i].state = emulator::State::kReady;
-  if (m.mode == emulator::Mode::kFast) return;
-  emulator::reorder(m);
-  const int from = m.current;
-  m.current = m.order[0];
-  if (m.current != from) emulator::switch_to(m.fibers[from], m.fibers[m.current]);
+  void* edge = m.mapped + 8 * (m.barriers & 1);
+  emulator::watch::release(edge);
+  emulator::await_block(m);
+  emulator::watch::acquire(edge);
 }
 
 template <typename T>
-inline T shuffle_xor(T value, int mask) {
+inline CONVT3D_UNSEEN T shuffle_xor(T value, int mask) {
   static_assert(sizeof(T) <= 8, "a lane exchanges at most 8 bytes");
   emulator::Machine& m = emulator::machine();
   const int thread = m.current, warp = thread / kWarpSize;
@@ -368,46 +402,55 @@ inline T shuffle_xor(T value, int mask) {
 }
 
 template <int kBytes>
-inline void async_copy(void* shared, const void* global, bool valid) {
+inline CONVT3D_UNSEEN void async_copy(void* shared, const void* global, bool valid) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "cp.async copies 4, 8 or 16 bytes");
   emulator::Machine& m = emulator::machine();
   if (reinterpret_cast<uintptr_t>(shared) % kBytes ||
       (valid && reinterpret_cast<uintptr_t>(global) % kBytes))
     emulator::fail("an asynchronous copy is not aligned to its size", 1);
   emulator::Fiber& fiber = m.fibers[m.current];
-  fiber.copies.push_back({shared, global, kBytes, valid, false, fiber.open_group});
+  if (fiber.copies == emulator::kMaxCopies)
+    emulator::fail("more asynchronous copies than the emulator holds wait to land", 1);
+  emulator::PendingCopy& copy = emulator::pending_copies[m.current][fiber.copies++];
+  copy = {shared, global, kBytes, valid, false, fiber.open_group};
+  emulator::watch::issue(*fiber.context, shared, valid ? global : nullptr, kBytes,
+                         __builtin_return_address(0));
   // A copy may land at any time until its wait: hostile tries at once, and as late as may be.
-  const bool early = m.mode == emulator::Mode::kHostile && m.random.below(2);
-  if (early) emulator::land(fiber.copies.back());
+  if (m.mode == emulator::Mode::kHostile && m.random.below(2)) emulator::land(copy);
 }
-inline void async_commit() {
-  emulator::Machine& m = emulator::machine();
-  ++m.fibers[m.current].open_group;
-}
-template <int kPending>
-inline void async_wait() {
+inline CONVT3D_UNSEEN void async_commit() {
   emulator::Machine& m = emulator::machine();
   emulator::Fiber& fiber = m.fibers[m.current];
-  size_t landed = 0;
-  while (landed < fiber.copies.size() && fiber.copies[landed].group < fiber.open_group - kPending)
-    emulator::land(fiber.copies[landed++]);
-  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + long(landed));
+  emulator::watch::commit(*fiber.context, fiber.open_group++);
+}
+template <int kPending>
+inline CONVT3D_UNSEEN void async_wait() {
+  static_assert(kPending < emulator::watch::kMaxPending, "the emulator tells fewer groups apart");
+  emulator::Machine& m = emulator::machine();
+  emulator::Fiber& fiber = m.fibers[m.current];
+  emulator::PendingCopy* copies = emulator::pending_copies[m.current];
+  const int last = fiber.open_group - 1 - kPending;  // group that must have landed
+  int landed = 0;
+  while (landed < fiber.copies && copies[landed].group <= last) emulator::land(copies[landed++]);
+  for (int i = landed; i < fiber.copies; ++i) copies[i - landed] = copies[i];
+  fiber.copies -= landed;
+  emulator::watch::wait(*fiber.context, last);
 }
 
 // Runs the blocks one after the other; returns null, or what went wrong. In the place of a stream
 // comes the schedule: bit 0 is the mode, the bits above it the seed.
 template <typename Params>
-const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes,
-                   void* schedule, const Params& params) {
+CONVT3D_UNSEEN const char* launch(void (*kernel)(Params), int64_t blocks, int threads,
+                                  int shared_bytes, void* schedule, const Params& params) {
   const std::lock_guard<std::mutex> turn(emulator::machine_lock);
   emulator::Machine& m = emulator::machine();
   m.mode = static_cast<emulator::Mode>(reinterpret_cast<uintptr_t>(schedule) & 1);
   m.random.state = ((reinterpret_cast<uintptr_t>(schedule) >> 1) + 1) * 0x9E3779B97F4A7C15ull | 1;
   if (blocks < 1 || blocks > 0x7fffffff) return "a grid must have 1 to 2^31 - 1 blocks";
   if (threads < 1 || threads > emulator::kMaxThreads || threads % kWarpSize)
-    return "emulator: a block must be whole warps, at most 1024 threads";
+    return "a block must be whole warps, at most 1024 threads";
   if (size_t(shared_bytes) > emulator::kMaxSharedBytes) return "too much shared memory for a block";
-  if (!emulator::allocate(m)) return "emulator: no memory for the stacks of a block";
+  if (!emulator::allocate(m)) return "no memory for the stacks of a block";
   struct Call {
     void (*kernel)(Params);
     const Params* params;
@@ -419,14 +462,18 @@ const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shar
   m.threads = threads;
   m.shared_bytes = size_t(shared_bytes);
   m.error[0] = 0;
+  emulator::watch::adopt(m.caller);
+  for (int i = 0; i < threads; ++i)
+    emulator::watch::create(m.contexts[i], m.stacks + size_t(i) * emulator::kStackBytes);
   // Hostile: blocks run backwards or forwards.
   const bool backwards = m.mode == emulator::Mode::kHostile && m.random.below(2);
   for (int64_t i = 0; i < blocks; ++i) {
     m.block = backwards ? blocks - 1 - i : i;
     emulator::run_block(m);
-    if (m.error[0]) return m.error;
+    if (m.error[0]) break;
   }
-  return nullptr;
+  emulator::watch::acquire(&m.launch_end);
+  return m.error[0] ? m.error : nullptr;
 }
 
 }  // namespace convt3d
