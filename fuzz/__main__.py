@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fuzz import corpus, machine
+if __name__ == "__main__":
+
+    def _leave(*_: object) -> None:
+        os.write(2, b"fuzz: interrupted\n")
+        os._exit(2)
+
+    # The imports below take a second; from then on, main says it.
+    signal.signal(signal.SIGINT, _leave)
+
+from fuzz import corpus, machine, sanitize
 from fuzz.campaign import BROKEN, FAILED, PASSED, Campaign
 from fuzz.case import LANES, MODES, CaseError, parse_case
-from fuzz.legs import LEGS, NATIVE_TIME_LIMIT_S, SUBJECT_MODULE, Examination, HarnessError, Legs
+from fuzz.legs import NATIVE_TIME_LIMIT_S, SUBJECT_MODULE, Examination, HarnessError, Legs
+from fuzz.mutation import command as mutation
 from fuzz.number import DTYPES
+from fuzz.outcome import Verdict
 from fuzz.plans import check_plans
 from fuzz.progress import case_counts
+from fuzz.referee import command as referee
 from fuzz.search import PROFILES
 from fuzz.shard import Options
 from fuzz.worker import DEFAULT_TIME_LIMIT_S, SubjectError
@@ -22,15 +36,19 @@ from fuzz.worker import DEFAULT_TIME_LIMIT_S, SubjectError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code, 2 for anything wrong with the command itself."""
-    parsed = _parser().parse_args(arguments)
     try:
+        parsed = _parser().parse_args(arguments)
         code: int = parsed.command(parsed)
+        sys.stdout.flush()
     except (CaseError, corpus.CorpusError, SubjectError, HarnessError) as error:
         print(f"fuzz: {error}", file=sys.stderr)
         return BROKEN
     except KeyboardInterrupt:
         print("fuzz: interrupted", file=sys.stderr)
         return BROKEN
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return code
 
 
@@ -62,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         stop_on_failure=arguments.stop_on_failure,
         state=arguments.state,
         keep_native=arguments.keep_native,
+        coverage=arguments.coverage,
     )
     return Campaign(options).run()
 
@@ -76,16 +95,41 @@ def repro(arguments: argparse.Namespace) -> int:
         if problem := machine.gpu_problem(facts):
             raise SubjectError(problem)
         examination = legs.examine(case)
-    for leg in LEGS:
+    for leg in examination.judgements:
         print(f"{leg:10} {_verdict(examination, leg)}")
     print(f"\n{examination.card(machine.one_line(facts))}")
-    return FAILED if set(examination.failing_legs()) - {"native"} else PASSED
+    code, meaning = _repro_code(examination)
+    print(f"\nexit {code}: {meaning}")
+    return code
+
+
+def _repro_code(examination: Examination) -> tuple[int, str]:
+    """The exit code of `repro`, and what it means."""
+    failing = examination.failing_legs()
+    if ours := [leg for leg in failing if leg != "native"]:
+        return FAILED, f"{' and '.join(ours)} failed"
+    if failing:
+        return PASSED, "only native failed"
+    doubtful = [
+        leg
+        for leg, judgement in examination.judgements.items()
+        if judgement.verdict is Verdict.MISTRUSTED
+    ]
+    if doubtful:
+        return PASSED, f"nothing failed, but {' and '.join(doubtful)} could not have: see above"
+    return PASSED, "every leg passed"
 
 
 def keep(arguments: argparse.Namespace) -> int:
     """Appends a case to the corpus."""
     case = parse_case(arguments.case)
-    path = corpus.keep(case, arguments.why, arguments.file, arguments.corpus)
+    try:
+        path = corpus.keep(
+            case, arguments.why, arguments.file, arguments.corpus, may_create=arguments.new_file
+        )
+    except corpus.AlreadyKept as error:
+        print(f"nothing to do: {error}")
+        return PASSED
     print(f"kept {case} in {path}")
     return PASSED
 
@@ -123,11 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("case", metavar="CASE", help="case string")
     command.add_argument("--why", required=True, metavar="TEXT", help="why it is worth keeping")
     command.add_argument("--file", default=corpus.REGRESSIONS, metavar="NAME", help="corpus file")
+    command.add_argument("--new-file", action="store_true", help="the corpus file may be a new one")
     _add_corpus_option(command)
 
     command = commands.add_parser("list", help="print the corpus")
     command.set_defaults(command=list_corpus)
     _add_corpus_option(command)
+
+    referee.add_command(commands)
+    sanitize.add_command(commands)
+    mutation.add_command(commands)
     return parser
 
 
@@ -145,6 +194,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     add("--corpus-only", action="store_true", help="generate nothing")
     add("--stop-on-failure", action="store_true", help="end at the first failure of ours")
     add("--keep-native", action="store_true", help="append native findings to the corpus")
+    add("--coverage", action="store_true", help="print which pairs of features were met")
     add("--state", type=Path, default=Path(".convt3d"), metavar="DIR", help="findings, journal")
     _add_corpus_option(command)
     _add_subject_options(command)
@@ -197,4 +247,5 @@ def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

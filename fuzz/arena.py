@@ -31,8 +31,9 @@ DTYPES = {
     "bf16": torch.bfloat16,
 }
 _CHANNELS_LAST = (0, 2, 3, 4, 1)  # order of the axes in memory
-_BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-_BYTES = {torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
+# By bytes of an element, and bytes of an element by dtype (torch 2.0 has no dtype.itemsize).
+BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+BYTES = {torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 
 
 class ArenaFull(Exception):
@@ -129,11 +130,11 @@ class Arena:
             if self._holds(tensor):
                 start = tensor.data_ptr() - self._memory.data_ptr()
                 raw[name] = _bits_at(image, start, tensor, tensor.stride())
-                unwritten = int(np.count_nonzero(raw[name] == _poison(raw[name].dtype)))
+                unwritten = int(np.count_nonzero(raw[name] == poison(raw[name].dtype)))
                 if unwritten:
                     damage.append(
                         f"{unwritten} of {raw[name].size} elements of {name} still hold the poison: "
-                        "never written"
+                        "never written, or computed from memory that was not"
                     )
             else:
                 raw[name] = _bits_at(image, end, tensor, _strides(tensor.shape, False))
@@ -166,7 +167,7 @@ class Arena:
     ) -> Tensor:
         free = self._blocks[-1].end if self._blocks else 0
         start = -(-(free + GUARD_BYTES) // ALIGNMENT) * ALIGNMENT
-        end = start + prod(shape) * _BYTES[dtype]
+        end = start + prod(shape) * BYTES[dtype]
         if end + TAIL_BYTES > self._memory.numel():
             raise ArenaFull(f"{name} of shape {tuple(shape)} does not fit")
         if end + TAIL_BYTES > self._poisoned:
@@ -176,7 +177,7 @@ class Arena:
         if dtype not in self._typed:
             self._typed[dtype] = self._memory.view(dtype)
         return torch.as_strided(
-            self._typed[dtype], shape, _strides(shape, channels_last), start // _BYTES[dtype]
+            self._typed[dtype], shape, _strides(shape, channels_last), start // BYTES[dtype]
         )
 
     def _fetch(self, outside: Sequence[Tensor]) -> NDArray[np.uint8]:
@@ -210,9 +211,9 @@ class Arena:
 def _bits_at(
     image: NDArray[np.uint8], start: int, tensor: Tensor, strides: Sequence[int]
 ) -> NDArray[Any]:
-    size = _BYTES[tensor.dtype]
+    size = BYTES[tensor.dtype]
     in_bytes = [stride * size for stride in strides]
-    return np.ndarray(tuple(tensor.shape), _BITS[size], image.data, start, in_bytes).copy()
+    return np.ndarray(tuple(tensor.shape), BITS[size], image.data, start, in_bytes).copy()
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
@@ -225,5 +226,6 @@ def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def _poison(dtype: np.dtype[Any]) -> Any:
+def poison(dtype: np.dtype[Any]) -> Any:
+    """The poison as a value of an unsigned integer dtype."""
     return np.full(dtype.itemsize, POISON, np.uint8).view(dtype)[0]

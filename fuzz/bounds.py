@@ -5,8 +5,8 @@ An element is the sum of n terms: its products, and the bias. S is the sum of th
 (reference.magnitude). A correct subject may add them in any order and through any number of partial
 sums, may or may not fuse a product with its addition, and rounds once at the end:
 
-    |got - exact| <= B + u_out * (|exact| + B) + smallest subnormal of the output
-    B = ((1 + operands) * (1 + c(n) u_acc) - 1 + c(n) 2^-53) * S + n * smallest subnormal, accumulator
+    |got - exact| <= B + max(u_out * (|exact| + B), underflow of the output)
+    B = ((1 + operands) * (1 + c(n) u_acc) - 1 + c(n) 2^-53) * S + n * underflow of the accumulator
 
 - c(n) u_acc, the sum. A term passes its product's rounding and at most n - 1 additions, for the first
   addition is to zero, so it carries n factors (1 + delta), |delta| <= u_acc. Worst case: gamma_n =
@@ -24,14 +24,17 @@ sums, may or may not fuse a product with its addition, and rounds once at the en
   be 2^-11, but nothing says that native rounds.) The data hold no value that is subnormal, or
   finite, in one of float32 and TF32 only.
 - c(n) 2^-53 S: the reference's own error, as it sums in float64. On the int lane it has none.
-- n * smallest subnormal: a product that underflows loses at most that. Sums do not underflow.
+- underflow, half the smallest subnormal eta: below the smallest normal, values are eta apart, so rounding to
+  nearest errs by eta / 2 at most (Higham 2002, section 2.2); from there on by u times the value, which is more.
+  So the last rounding of a value v errs by max(u_out |v|, eta / 2), and |v| <= |exact| + B. A product that
+  underflows in the accumulator loses at most that too; sums do not underflow. In f64 it is eta: float64,
+  in which bounds are computed, has no half of it.
 - Which arithmetic: TABLE. The native op on 16-bit types may keep partial sums in that type (CPU without
   oneDNN, and cuDNN: measured, errors up to 1.0 in bf16 where the exact value cancels), and it rounds
   the result before it adds the bias; its u_acc is therefore that of the type.
-- flushes: subnormals, as operands or results, may count as zero, so smallest normals take the place of
-  smallest subnormals: AMX and AVX512_BF16 do that whatever MXCSR says (Intel SDM, TDPBF16PS,
-  VDPBF16PS; measured), and cuDNN's fp32 kernels do too (seen on an H200, cuDNN 9.19). What a flushed
-  operand adds to the error is in fuzz.special.
+- flushes: subnormals, as operands or results, may count as zero, so underflow is the smallest normal: AMX and
+  AVX512_BF16 do that whatever MXCSR says (Intel SDM, TDPBF16PS, VDPBF16PS; measured), and cuDNN's fp32
+  kernels do too (seen on an H200, cuDNN 9.19). What a flushed operand adds to the error is in fuzz.special.
 - On the int lane every partial sum is an exact integer in an accumulator of at least float32, so
   that the bound is zero and the correctly rounded answer is demanded (exact_integers).
 
@@ -98,6 +101,14 @@ TABLE = {
     ("convt3d", "tf32"): Arithmetic("f32", "f32", 2.0**-24),
     ("convt3d", "f16"): Arithmetic("f16", "f32", 2.0**-24),
     ("convt3d", "bf16"): Arithmetic("bf16", "f32", 2.0**-24),
+    # Anybody's implementation, before fuzz.referee: sums in float32, in 16 bits and TF32 perhaps on tensor cores.
+    ("candidate", "f64"): _F64,
+    ("candidate", "f32"): Arithmetic("f32", "f32", 2.0**-24),
+    ("candidate", "tf32"): Arithmetic(
+        "f32", "f32", 2.0**-23, CUT_TO_TF32, truncates=True, flushes=True
+    ),
+    ("candidate", "f16"): Arithmetic("f16", "f32", 2.0**-23, truncates=True),
+    ("candidate", "bf16"): Arithmetic("bf16", "f32", 2.0**-23, truncates=True),
     ("native", "f64"): _F64,
     ("native", "f32"): Arithmetic("f32", "f32", 2.0**-24, flushes=True),
     ("native", "tf32"): Arithmetic(
@@ -105,7 +116,11 @@ TABLE = {
     ),
     ("native", "f16"): Arithmetic("f16", "f16", 2.0**-11, exact_integers=False),
     ("native", "bf16"): Arithmetic("bf16", "bf16", 2.0**-8, flushes=True, exact_integers=False),
-    **{("oracle", dtype): _F64 for dtype in ("f64", "f32", "tf32", "f16", "bf16")},
+    **{
+        (leg, dtype): _F64
+        for leg in ("oracle", "reference")  # the reference is judged too: fuzz.suspect
+        for dtype in ("f64", "f32", "tf32", "f16", "bf16")
+    },
 }
 
 
@@ -113,6 +128,13 @@ def overflow_threshold(dtype: str) -> float:
     """The smallest value that rounds to infinity; infinity itself for f64, which cannot hold it."""
     largest = largest_finite(dtype)
     return largest + unit_roundoff(dtype) * 2.0 ** (math.frexp(largest)[1] - 1)
+
+
+def underflow(dtype: str, flushes: bool) -> float:
+    """Underflow of Note [Bound]: largest error of rounding a value below the smallest normal."""
+    if flushes:
+        return smallest_normal(dtype)
+    return max(smallest_subnormal(dtype) / 2, smallest_subnormal("f64"))
 
 
 def relative_error(terms: NDArray[Any], unit: float, truncates: bool = False) -> Values:
@@ -139,18 +161,18 @@ def accumulation_bound(terms: NDArray[Any], magnitude: Values, arithmetic: Arith
         magnitude: S.
         arithmetic: row of the table.
     """
-    smallest = smallest_normal if arithmetic.flushes else smallest_subnormal
     summing = relative_error(terms, arithmetic.unit, arithmetic.truncates)
     relative = arithmetic.operands + (1 + arithmetic.operands) * summing
     relative += relative_error(terms, unit_roundoff("f64"))
-    return relative * magnitude + terms * smallest(arithmetic.accumulator)
+    return relative * magnitude + terms * underflow(arithmetic.accumulator, arithmetic.flushes)
 
 
 def element_bound(accumulation: Values, exact: Values, arithmetic: Arithmetic) -> Values:
     """The whole bound of Note [Bound] from B and the exact values."""
-    smallest = smallest_normal if arithmetic.flushes else smallest_subnormal
     rounding = unit_roundoff(arithmetic.output) * (np.abs(exact) + accumulation)
-    return accumulation + rounding + smallest(arithmetic.output)
+    smallest = underflow(arithmetic.output, arithmetic.flushes)
+    bound: Values = accumulation + np.maximum(rounding, smallest)
+    return bound
 
 
 @dataclass(frozen=True, eq=False)

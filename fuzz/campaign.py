@@ -6,28 +6,46 @@ import multiprocessing
 import signal
 import time
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 from fuzz import corpus, machine
 from fuzz.case import LANES
+from fuzz.coverage import possible_pairs, report
+from fuzz.failure import UNCONFIRMED, elements
+from fuzz.inquiry import BETTER_SPECIMEN
 from fuzz.outcome import Verdict
 from fuzz.progress import Display, Tally, progress_line, summary, total
-from fuzz.search import UNCONFIRMED
-from fuzz.shard import Finding, Options, device_dtypes, device_modes, run_shard
+from fuzz.shard import (
+    Finding,
+    Options,
+    Resume,
+    adopt_unfinished,
+    device_dtypes,
+    device_modes,
+    run_shard,
+    search_space,
+    uncounted_cases,
+)
+from fuzz.suspect import REFERENCE
 from fuzz.worker import DEFAULT_TIME_LIMIT_S, pin_threads
 
 PASSED, FAILED, BROKEN = 0, 1, 2
 # What a shard may take after the end to finish its last case and its shrinking.
 GRACE_S = 30.0
+# How often a shard that dies is replaced; what it dies of more often is no accident.
+MOST_RESTARTS = 5
 
 
 @dataclass
 class _Shard:
+    index: int
     process: SpawnProcess
     connection: Connection
     tally: Tally = field(default_factory=Tally)
+    resume: Resume | None = None  # where it began, if it took the place of another one
+    restarts: int = 0
     is_done: bool = False
 
 
@@ -46,6 +64,7 @@ class Campaign:
         self._written: set[str] = set()  # files that findings went to
         self.problems: list[str] = []  # why the campaign is no campaign
         self._shards: list[_Shard] = []
+        self._unfinished: list[str] = []  # titles of failures that nobody has shrunk
         self._facts: dict[str, str] = {}
         self._ready_s: float | None = None
         self._end_s: float | None = None
@@ -84,17 +103,61 @@ class Campaign:
     @property
     def tally(self) -> Tally:
         """What all shards have done so far."""
-        return total(shard.tally for shard in self._shards)
+        pasts = (shard.resume.past for shard in self._shards if shard.resume is not None)
+        tally = total([*pasts, *(shard.tally for shard in self._shards)])
+        if restarts := sum(shard.restarts for shard in self._shards):
+            tally.incidents["shard killed"] = restarts
+        return tally
 
     def _start(self) -> None:
         pin_threads()
-        context = multiprocessing.get_context("spawn")
+        util.get_temp_dir()  # made here it serves all processes, and no killed one leaves it behind
+        for path in sorted(self.options.unfinished(0).parent.glob("*.unfinished.txt")):
+            index = int("".join(filter(str.isdigit, path.name)))
+            if adopted := adopt_unfinished(self.options, index):
+                self.display.print(f"left by a campaign that was killed: {': '.join(adopted)}")
         for index in range(self.options.shards):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=run_shard, args=(self.options, index, theirs))
-            process.start()
-            theirs.close()
-            self._shards.append(_Shard(process, ours))
+            self._shards.append(_Shard(index, *self._start_process(index)))
+
+    def _start_process(
+        self, index: int, resume: Resume | None = None
+    ) -> tuple[SpawnProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=run_shard, args=(self.options, index, theirs, resume))
+        # Ctrl-C is held back from the process while it starts, where it would end with a traceback. The
+        # tracker, which would start on its own, lets it through again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        theirs.close()
+        return process, ours
+
+    def _restart(self, shard: _Shard) -> bool:
+        """Starts another shard in the place of one that has died; returns whether it may be done."""
+        if self._is_stopping or shard.restarts == MOST_RESTARTS:
+            return False
+        shard.restarts += 1
+        death = self._describe_death(shard)
+        cases = uncounted_cases(self.options.journal(shard.index), shard.tally, shard.resume)
+        if adopted := adopt_unfinished(self.options, shard.index):
+            title, case = adopted
+            self._unfinished.append(title)
+            cases = (case, *cases)
+        left_s = float("inf")
+        if self.options.duration_s is not None:
+            ready_s = self._ready_s or time.monotonic()
+            left_s = self.options.duration_s - (time.monotonic() - ready_s)
+        past = [shard.tally] if shard.resume is None else [shard.resume.past, shard.tally]
+        shard.resume, shard.tally = Resume(cases, total(past), left_s), Tally()
+        self.display.print(f"{death}; another one takes its place, {len(cases)} cases run again")
+        shard.connection.close()
+        shard.process, shard.connection = self._start_process(shard.index, shard.resume)
+        for finding in self.findings:
+            if finding.status != UNCONFIRMED:
+                self._tell("known", (finding.kind, elements(finding.case)), [shard])
+        return True
 
     def _receive(self) -> None:
         """Takes what the shards have sent, for a moment, and shows it."""
@@ -104,6 +167,8 @@ class Campaign:
             try:
                 kind, value = shard.connection.recv()
             except (EOFError, OSError):
+                if self._restart(shard):
+                    continue
                 kind, value = "broken", self._describe_death(shard)
             self._take(shard, kind, value)
         if self._end_s is not None and time.monotonic() > self._end_s:
@@ -144,6 +209,7 @@ class Campaign:
         if problem := machine.gpu_problem(facts):
             self.problems.append(problem)
             self._stop()
+            return
         device = facts.pop("device")
         limits = [] if options.examples is None else [f"{options.examples} examples"]
         limits += [] if options.duration_s is None else [f"{options.duration_s:g} s"]
@@ -154,42 +220,40 @@ class Campaign:
             seed=f"{options.seed}, {options.shards} shards",
             dtypes=" ".join(options.dtypes or device_dtypes(device)),
             lanes=" ".join(options.lanes or LANES),
-            modes=" ".join(options.modes or device_modes(device)),
+            modes=" ".join(dict.fromkeys(options.modes or device_modes(device))),
         )
         self.display.print("\n".join(f"{name:11}{text}" for name, text in facts.items()))
 
     def _add(self, finding: Finding) -> None:
-        """Shows a finding and writes it down, unless another shard was faster."""
-        if any(
-            finding.kind == known.kind and finding.status == known.status for known in self.findings
-        ):
-            return
+        """Shows a finding and writes it down, unless it is known: another shard may have been faster."""
+        for known in self.findings:
+            if (known.kind, known.status) == (finding.kind, finding.status):
+                if elements(finding.case) > BETTER_SPECIMEN * elements(known.case):
+                    return
+                self.findings.remove(known)  # only in the summary: this one shows it better
+                break
         self.findings.append(finding)
         self.display.print(f"\n{finding.card}\n")
         is_native = finding.kind.leg == "native"
-        comment = [_title(finding), *finding.card.splitlines()]
         if is_native and self.options.keep_native and finding.status != UNCONFIRMED:
             self._keep_native(finding)
         else:
-            path = self._findings_path(is_native)
-            corpus.append(path, comment, finding.case)
+            path = self.options.findings(finding.kind.leg)
+            finding.write_down(path)
             self._written.add(str(path))
         if finding.status != UNCONFIRMED:
-            self._tell("known", finding.kind)
+            self._tell("known", (finding.kind, elements(finding.case)))
         if self.options.stop_on_failure and not is_native:
             self._stop()
 
     def _keep_native(self, finding: Finding) -> None:
         facts = {**machine.own_facts(), **self._facts}
-        why = f"{_title(finding)}; seen on {machine.one_line(facts)}"
+        why = f"{finding}; seen on {machine.one_line(facts)}"
         try:
             path = corpus.keep(finding.case, why, corpus.NATIVE, self.options.corpus)
             self._written.add(str(path))
         except corpus.CorpusError as error:
             self.display.print(f"not kept: {error}")
-
-    def _findings_path(self, is_native: bool) -> Path:
-        return self.options.state / ("native_findings.txt" if is_native else "findings.txt")
 
     def _show_progress(self) -> None:
         if self._ready_s is None:
@@ -199,15 +263,14 @@ class Campaign:
         if self.options.duration_s is not None:
             left.append(f"{max(0.0, self.options.duration_s - running_s):.0f} s left")
         if self.options.examples is not None:
-            generated = tally.cases - tally.corpus_cases - tally.shrink_cases
-            left.append(f"{max(0, self.options.examples - generated):,} examples left")
+            left.append(f"{max(0, self.options.examples - tally.generated):,} examples left")
         native = sum(finding.kind.leg == "native" for finding in self.findings)
         failures = len(self.findings) - native
         line = progress_line(tally, running_s, failures, native, ", ".join(left))
         self.display.progress(line)
 
-    def _tell(self, command: str, value: object = None) -> None:
-        for shard in self._shards:
+    def _tell(self, command: str, value: object = None, shards: list[_Shard] | None = None) -> None:
+        for shard in self._shards if shards is None else shards:
             if not shard.is_done:
                 try:
                     shard.connection.send((command, value))
@@ -240,31 +303,56 @@ class Campaign:
         self._end_s = end_s if self._end_s is None else min(self._end_s, end_s)
 
     def _describe_death(self, shard: _Shard) -> str:
-        index = self._shards.index(shard)
         shard.process.join(1)
-        journal = self.options.journal(index)
+        journal = self.options.journal(shard.index)
         lines = journal.read_text().splitlines() if journal.exists() else []
         return (
-            f"shard {index} ended with exit code {shard.process.exitcode}; "
+            f"shard {shard.index} ended with exit code {shard.process.exitcode}; "
             f"its last case: {lines[-1] if lines else 'none'}"
         )
 
     def _close(self) -> int:
+        for shard in self._shards:  # that was killed because it was late
+            if adopted := adopt_unfinished(self.options, shard.index):
+                self._unfinished.append(adopted[0])
         tally = self.tally
         running_s = 0.0 if self._ready_s is None else time.monotonic() - self._ready_s
-        self.display.print(f"\n{summary(tally, running_s)}")
+        if tally.cases or not self.problems:
+            self.display.print(f"\n{summary(tally, running_s)}")
+        if tally.cases:
+            self.display.print(self._coverage(tally))
         if self.findings:
             self.display.print("findings")
-            self.display.print("\n".join(f"  {_title(f)}: {f.case}" for f in self.findings))
+            self.display.print("\n".join(f"  {f}: {f.case}" for f in self.findings))
             self.display.print(f"written to {', '.join(sorted(self._written)) or 'no file'}")
         code, meaning = self._judge(tally)
         self.display.print(f"exit {code}: {meaning}")
         return code
 
+    def _coverage(self, tally: Tally) -> str:
+        """How many pairs of features were met; which, if asked for or if all had to be."""
+        possible = self._possible_pairs()
+        missing = (possible & ~tally.met).bit_count()
+        is_asked = self.options.coverage or (self.options.meets_all_pairs and missing > 0)
+        met = possible.bit_count() - missing
+        line = f"coverage   {met:,} of {possible.bit_count():,} pairs of features met"
+        if is_asked:
+            return f"{line}\n{report(tally.met, possible)}"
+        return f"{line}, {missing:,} missing (--coverage shows them)" if missing else line
+
+    def _possible_pairs(self) -> int:
+        return possible_pairs(search_space(self.options, self._facts["device"]))
+
     def _judge(self, tally: Tally) -> tuple[int, str]:
-        failures = tally.failures["convt3d"] + tally.failures["oracle"]
-        if failures or any(finding.kind.leg != "native" for finding in self.findings):
-            return FAILED, f"{failures} cases failed on convt3d or the oracle"
+        failures = sum(count for leg, count in tally.failures.items() if leg != "native")
+        found = any(finding.kind.leg != "native" for finding in self.findings)
+        if failures or found or any(title.startswith("failure") for title in self._unfinished):
+            whose = "the reference, convt3d or the oracle"
+            if not tally.failures[REFERENCE]:
+                whose = "convt3d or the oracle"
+            unconfirmed = sum(n for leg, n in tally.unconfirmed.items() if leg != "native")
+            how = f", {unconfirmed} of them not in a fresh process" if unconfirmed else ""
+            return FAILED, f"{failures} cases failed on {whose}{how}"
         if self.problems:
             return BROKEN, "the campaign broke down: " + "\n".join(self.problems)
         if not tally.cases:
@@ -273,13 +361,9 @@ class Campaign:
         cases = f"{tally.cases:,} cases" + (f", {mistrusted:,} mistrusted" if mistrusted else "")
         if not tally.verdicts["convt3d", Verdict.PASS.value]:
             return BROKEN, f"convt3d passed none of {cases}"
+        if self.options.meets_all_pairs and (missing := self._possible_pairs() & ~tally.met):
+            return BROKEN, (
+                f"{missing.bit_count():,} pairs of features were not met in {cases}, "
+                f"but profile {self.options.profile} must meet all"
+            )
         return PASSED, f"no failure of convt3d or the oracle in {cases}"
-
-
-def _title(finding: Finding) -> str:
-    """Whose failure it is, of what kind, and how sure it is."""
-    whose = "native finding" if finding.kind.leg == "native" else "failure"
-    how = finding.status
-    if how == UNCONFIRMED:
-        how += " (state-dependent): a fresh process did not fail"
-    return f"{whose}: {finding.kind}, {how}"

@@ -13,6 +13,7 @@ from fuzz.case import Case
 from fuzz.checks import Comparison, Mask, compare
 from fuzz.number import RawBits, smallest_subnormal, unit_roundoff
 from fuzz.outcome import FAILURES, RESULTS, Judgement, Outcome, Verdict
+from fuzz.suspect import REFERENCE, WITNESSES
 
 # A contribution: one or two factors, each a tensor's name and an index into it.
 Factor = tuple[str, tuple[int, ...]]
@@ -55,7 +56,7 @@ def card(
     options = ""
     if shown:
         lines = _describe(shown[0], expectation, outcomes[shown[0].leg], str(case))
-        others = [_describe_other(j) for j in judgements if j is not shown[0]]
+        others = _describe_others(shown[0], judgements)
         lines.append(("others", "; ".join(others) or "no other leg ran"))
         why = " ".join(filter(None, (shown[0].leg, str(shown[0].verdict), shown[0].result)))
         if shown[0].leg == "native":
@@ -150,6 +151,17 @@ def _describe(
         ("actual", _describe_value(comparison.raw[index], got, comparison.dtype)),
         ("error", _describe_error(comparison, index)),
         ("sum of", _describe_sum(expectation, judgement.result, index)),
+    ]
+
+
+def _describe_others(shown: Judgement, judgements: Sequence[Judgement]) -> list[str]:
+    others = [judgement for judgement in judgements if judgement is not shown]
+    if shown.leg != REFERENCE:
+        return [_describe_other(judgement) for judgement in others]
+    others = [judgement for judgement in others if judgement.leg not in WITNESSES]
+    return [
+        f"{' and '.join(WITNESSES)} contradict the reference and agree with each other",
+        *map(_describe_other, others),
     ]
 
 

@@ -9,12 +9,14 @@ A case string is one line of tokens joined by `_`, safe in a shell, in a file an
     i k s p op d     input size, kernel size, stride, padding, output padding, dilation (1 = none);
                      three numbers as in 2x3x4, or one for three equal axes
     bias, nobias     whether there is a bias
-    ncdhw, cl        memory layout; cl is channels_last_3d
+    ncdhw, cl, far   memory layout; cl is channels_last_3d; far: one axis of each tensor has a stride above
+                     2^31 elements (on the emulator only, where memory that nobody touches costs nothing)
     lane             int normal special: what the data are
     seed             of the data
     fwd= gin= gwt=   plans of forward, grad_input, grad_weight
-    mode             fast hostile: of the emulator
-    sched            seed of the hostile schedule
+    mode             fast; hostile asan tsan: of the emulator; delayed: on a GPU, on a side stream behind a
+                     delay; memcheck racecheck initcheck synccheck: on a GPU, under that tool of compute-sanitizer
+    sched            seed of the schedule in the modes hostile, asan and tsan
 
 The minimal form leaves out what has its default value, except dtype and lane; the canonical form
 prints every token. The parser takes tokens in any order, each at most once.
@@ -32,9 +34,14 @@ from reference import Parameters, output_size
 
 Triple = tuple[int, int, int]
 
-LAYOUTS = ("ncdhw", "cl")
+LAYOUTS = ("ncdhw", "cl", "far")
+# A sanitizer copies what lies between the first element and the last; a GPU has no memory to spare.
+FAR_MODES = ("fast", "hostile")
 LANES = ("int", "normal", "special")
-MODES = ("fast", "hostile")
+EMULATOR_MODES = ("fast", "hostile", "asan", "tsan")
+GPU_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # of compute-sanitizer
+GPU_MODES = ("fast", "delayed", *GPU_TOOLS)
+MODES = (*EMULATOR_MODES, *GPU_MODES[1:])
 
 # In the order of printing: field -> what stands before its value.
 _PREFIXES = {
@@ -263,6 +270,8 @@ def _check_possible(case: Case) -> None:
                 f"token {format_token('groups', case.groups)!r}: groups={case.groups}, but must divide "
                 f"{field}={channels} (token {format_token(field, channels)!r})"
             )
+    if case.layout == "far" and case.mode not in FAR_MODES:
+        raise CaseError(f"token 'far': mode={case.mode!r}, but must be one of {FAR_MODES}")
     for axis, extra in enumerate(case.output_padding):
         stride, dilation = case.stride[axis], case.dilation[axis]
         if extra >= max(stride, dilation):

@@ -31,7 +31,7 @@ from fuzz.bounds import (
 from fuzz.case import Case
 from fuzz.identities import violated_identities
 from fuzz.number import RawBits, decode, encode, smallest_subnormal, storage
-from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
+from fuzz.outcome import RESULTS, TOOLS, Judgement, Outcome, Verdict
 
 __all__ = ["Comparison", "Expectation", "compare", "expect", "judge", "proves_nothing"]
 
@@ -106,27 +106,28 @@ def judge(case: Case, expectation: Expectation, outcome: Outcome, leg: str) -> J
         leg: "convt3d", "oracle" or "native".
     """
     if outcome.status != "ok":
-        return Judgement(leg, Verdict(outcome.status), detail=outcome.message)
+        return _judge_failed(leg, outcome)
     if outcome.damage:
-        return Judgement(leg, Verdict.WRONG, detail="; ".join(outcome.damage))
-    for result, fault in _faults(case, expectation, outcome, leg):
-        return Judgement(leg, Verdict.WRONG, result, fault)
+        check, detail = _check_of_damage(outcome.damage[0]), "; ".join(outcome.damage)
+        return Judgement(leg, Verdict.WRONG, detail=detail, check=check)
+    for check, result, fault in _faults(case, expectation, outcome, leg):
+        return Judgement(leg, Verdict.WRONG, result, fault, check=check)
     comparisons = [
         compare(expectation, outcome, leg, result)
         for result in RESULTS
         if result in outcome.results
     ]
     wrong = [comparison for comparison in comparisons if comparison.wrong is not None]
-    share = max((comparison.share for comparison in comparisons), default=0.0)
+    shares = {comparison.result: comparison.share for comparison in comparisons}
     if wrong:
-        return _judge_wrong(leg, wrong, share)
+        return _judge_wrong(leg, wrong, shares)
     if violated := _violated_identities(expectation, leg, comparisons):
         detail = f"{violated}; the reference gives the same results, so it is wrong too"
-        return Judgement(leg, Verdict.WRONG, detail=detail)
+        return Judgement(leg, Verdict.WRONG, detail=detail, shares=shares, check="identity")
     if proves_nothing(expectation):
         detail = "the expected results are almost all zeros, so that a pass would prove nothing"
-        return Judgement(leg, Verdict.MISTRUSTED, detail=detail, share_of_bound=share)
-    return Judgement(leg, Verdict.PASS, share_of_bound=share)
+        return Judgement(leg, Verdict.MISTRUSTED, detail=detail, shares=shares)
+    return Judgement(leg, Verdict.PASS, shares=shares)
 
 
 def compare(expectation: Expectation, outcome: Outcome, leg: str, result: str) -> Comparison:
@@ -185,30 +186,54 @@ def proves_nothing(expectation: Expectation) -> bool:
     return has_products
 
 
+def _judge_failed(leg: str, outcome: Outcome) -> Judgement:
+    """The judgement on a subject that returned nothing."""
+    checks = {"hung": "hang", "refused": "refusal", "crashed": _check_of_crash(outcome)}
+    detail, where = outcome.message, f"in {outcome.stage}"
+    if outcome.stage and where not in detail:
+        detail = f"{where}: {detail}"
+    return Judgement(leg, Verdict(outcome.status), detail=detail, check=checks[outcome.status])
+
+
+def _check_of_crash(outcome: Outcome) -> str:
+    if outcome.cause in TOOLS:
+        return outcome.cause
+    if outcome.cause:
+        return "cuda" if outcome.cause == "CUDA error" else "signal"
+    return "exit" if outcome.message.startswith("ended with exit code") else "exception"
+
+
+def _check_of_damage(sentence: str) -> str:
+    """The check behind a sentence of fuzz.arena and its like."""
+    if "was overwritten" in sentence:
+        return "input"
+    return "poison" if "still hold the poison" in sentence else "guard"
+
+
 def _faults(
     case: Case, expectation: Expectation, outcome: Outcome, leg: str
-) -> Iterator[tuple[str, str]]:
-    """What is wrong before a value is looked at: pairs of result and sentence."""
+) -> Iterator[tuple[str, str, str]]:
+    """What is wrong before a value is looked at: check, result and sentence."""
     if leg == "convt3d":
         for primitive in dict.fromkeys(_PLAN_OF.values()):
             named = getattr(case, f"{primitive}_plan")
             ran = outcome.plans.get(primitive, "none")
             if named not in ("auto", ran):
-                yield "", f"{primitive} ran plan {ran}, but the case names {named}"
+                yield "plan", "", f"{primitive} ran plan {ran}, but the case names {named}"
     dtype = storage(TABLE[leg, case.dtype].output)
     for result in outcome.results.keys() - set(RESULTS):
-        yield result, f"{result} is no result, but must be one of {', '.join(RESULTS)}"
+        yield "shape", result, f"{result} is no result, but must be one of {', '.join(RESULTS)}"
     for result in RESULTS:
         raw = outcome.results.get(result)
         if raw is None:
             if result != "grad_bias" or case.bias:
-                yield result, f"{result} is missing"
+                yield "shape", result, f"{result} is missing"
             continue
         shape = getattr(expectation.exact, result).shape
         if raw.shape != shape:
-            yield result, f"{result} has shape {raw.shape}, but must have {shape}"
+            yield "shape", result, f"{result} has shape {raw.shape}, but must have {shape}"
         elif raw.dtype != dtype:
-            yield result, f"{result} has bits of dtype {raw.dtype}, but must have {dtype}"
+            yield "shape", result, f"{result} has bits of dtype {raw.dtype}, but must have {dtype}"
 
 
 def _violated_identities(expectation: Expectation, leg: str, comparisons: list[Comparison]) -> str:
@@ -220,7 +245,7 @@ def _violated_identities(expectation: Expectation, leg: str, comparisons: list[C
     return "; ".join(violated_identities(expectation.inputs, results))
 
 
-def _judge_wrong(leg: str, wrong: list[Comparison], share: float) -> Judgement:
+def _judge_wrong(leg: str, wrong: list[Comparison], shares: dict[str, float]) -> Judgement:
     first = wrong[0]
     assert first.wrong is not None
     index, count = first.first_wrong, int(np.count_nonzero(first.wrong))
@@ -231,7 +256,8 @@ def _judge_wrong(leg: str, wrong: list[Comparison], share: float) -> Judgement:
     )
     if len(wrong) > 1:
         detail += f"; also wrong: {', '.join(other.result for other in wrong[1:])}"
-    return Judgement(leg, Verdict.WRONG, first.result, detail, index, count, share)
+    check = "value" if first.bound is None else "bound"
+    return Judgement(leg, Verdict.WRONG, first.result, detail, index, count, shares, check)
 
 
 def _largest(shares: Values) -> float:

@@ -25,6 +25,10 @@ class CorpusError(ValueError):
     """A corpus file that cannot be used; the message names file and line."""
 
 
+class AlreadyKept(CorpusError):
+    """The case is in the corpus; the message says where, and why."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A case of the corpus.
@@ -73,8 +77,10 @@ def load_all(directory: Path = DIRECTORY) -> list[Entry]:
     """Reads every corpus file of a directory, in the order of their names.
 
     Raises:
-        CorpusError: as `load`, or the same case twice.
+        CorpusError: as `load`, no such directory, or the same case twice.
     """
+    if not directory.is_dir():
+        raise CorpusError(f"corpus directory {str(directory)!r} does not exist")
     entries: list[Entry] = []
     seen: dict[Case, Entry] = {}
     for path in sorted(directory.glob("*.txt")):
@@ -88,21 +94,29 @@ def load_all(directory: Path = DIRECTORY) -> list[Entry]:
     return entries
 
 
-def keep(case: Case, why: str, file: str = REGRESSIONS, directory: Path = DIRECTORY) -> Path:
-    """Appends a case with its reason to a corpus file, which is created if need be.
+def keep(
+    case: Case,
+    why: str,
+    file: str = REGRESSIONS,
+    directory: Path = DIRECTORY,
+    may_create: bool = False,
+) -> Path:
+    """Appends a case with its reason to a corpus file.
 
     Args:
         case: the case.
         why: the reason, one line or several.
         file: name of the file, without ".txt".
         directory: where the corpus is.
+        may_create: the file need not be there; regressions and native never need to.
 
     Returns:
         The file's path.
 
     Raises:
-        CorpusError: an empty reason, a case that is in the corpus already, a file name that is
-            not a plain word, or a corpus that cannot be read.
+        AlreadyKept: the case is in the corpus.
+        CorpusError: an empty reason, a file name that is not a plain word or not known, or a corpus
+            that cannot be read.
         CaseError: a plan that convt3d does not have.
     """
     check_plans(case)
@@ -115,8 +129,13 @@ def keep(case: Case, why: str, file: str = REGRESSIONS, directory: Path = DIRECT
         raise CorpusError(f"file={file!r}, but must be a plain name such as {REGRESSIONS!r}")
     for entry in load_all(directory):
         if entry.case == case:
-            raise CorpusError(f"{case} is in {entry.file}.txt:{entry.line} already: {entry.why}")
+            raise AlreadyKept(f"{case} is in {entry.file}.txt:{entry.line} already: {entry.why}")
     path = directory / f"{file}.txt"
+    known = sorted({REGRESSIONS, NATIVE, *(path.stem for path in directory.glob("*.txt"))})
+    if file not in known and not may_create:
+        raise CorpusError(
+            f"file={file!r}, but must be one of {', '.join(known)}; --new-file makes another one"
+        )
     append(path, lines, case)
     return path
 

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fuzz import bounds, checks, data
+from fuzz import bounds, checks, data, suspect
 from fuzz.card import card
 from fuzz.case import Case, format_case
-from fuzz.outcome import FAILURES, Judgement, Outcome
+from fuzz.outcome import FAILURES, Judgement, Outcome, Verdict
+from fuzz.suspect import REFERENCE
 from fuzz.worker import DEFAULT_TIME_LIMIT_S, Worker, preload
 
 LEGS = ("convt3d", "oracle", "native")
 SUBJECT_MODULE = "fuzz.subjects"
 # PyTorch's op is known to hang on some cases, and all legs wait for it. A case takes it milliseconds; what
 # takes seconds, loading libraries, it has done when it is warm.
-NATIVE_TIME_LIMIT_S = 3.0
+NATIVE_TIME_LIMIT_S = 10.0
 
 
 class HarnessError(Exception):
@@ -25,20 +26,34 @@ class HarnessError(Exception):
 
 @dataclass(frozen=True)
 class Examination:
-    """What every leg did with a case, and what the reference says of it."""
+    """What every leg did with a case, and what the reference says of it.
+
+    Args:
+        case: the case.
+        expectation: what the reference says; what the oracle says, where the reference is the suspect.
+        outcomes: by leg, what its subject did.
+        judgements: by leg. "reference" is there too where it is the suspect (fuzz.suspect).
+        incidents: what was done to the legs' processes meanwhile (Note [Interference] of fuzz.worker).
+    """
 
     case: Case
     expectation: bounds.Expectation
     outcomes: Mapping[str, Outcome]
     judgements: Mapping[str, Judgement]
+    incidents: tuple[str, ...] = ()
 
     def failing_legs(self) -> tuple[str, ...]:
-        """Legs that failed, in the order of LEGS: ours first."""
-        return tuple(leg for leg in LEGS if self.judgements[leg].verdict in FAILURES)
+        """Who failed: the reference, then the legs in the order of LEGS, ours first."""
+        return tuple(
+            leg
+            for leg in (REFERENCE, *LEGS)
+            if leg in self.judgements and self.judgements[leg].verdict in FAILURES
+        )
 
     def card(self, machine: str, leg: str = LEGS[0]) -> str:
         """The failure card, about this leg if it failed; of all legs when none did."""
-        judgements = [self.judgements[leg], *(self.judgements[o] for o in LEGS if o != leg)]
+        others = [judgement for name, judgement in self.judgements.items() if name != leg]
+        judgements = [self.judgements[leg], *others]
         return card(self.case, judgements, self.expectation, self.outcomes, machine)
 
 
@@ -50,7 +65,7 @@ class Legs:
         time_limit_s: seconds that a leg may take for a case; None stands for NATIVE_TIME_LIMIT_S
             for native and DEFAULT_TIME_LIMIT_S for the others.
         journal: file that each case string is written to before the case runs, so that what ran
-            last is known whatever dies.
+            last is known whatever dies; a comment follows where not all legs run it.
 
     Raises:
         SubjectError: from any method, when a subject cannot be loaded.
@@ -94,36 +109,68 @@ class Legs:
         for worker in self.workers.values():
             worker.await_ready()
 
-    def examine(self, case: Case) -> Examination:
+    def examine(self, case: Case, is_hasty: bool = False) -> Examination:
         """Runs a case on all legs while the reference computes the truth, and judges them.
 
         A leg that crashed, hung or did damage gets a fresh process, so that no later case suffers
         from this one.
 
+        Args:
+            case: the case.
+            is_hasty: a leg that is late once hangs: for cases of which that is expected.
+
         Raises:
             HarnessError: the reference or the judge raised; the message holds the case string.
         """
         self._write_down(case)
+        return self._examine(case, is_hasty)
+
+    def _examine(self, case: Case, is_hasty: bool = False) -> Examination:
         for worker in self.workers.values():
             worker.start(case)
-        expectation, error = _try_to_expect(case)
-        outcomes = {leg: worker.finish() for leg, worker in self.workers.items()}
-        if expectation is None:
-            raise HarnessError(
-                f"no expectation for {format_case(case, True)}: {error!r}"
-            ) from error
+        expectation = _try_to_expect(case)
+        outcomes = {leg: worker.finish(is_hasty) for leg, worker in self.workers.items()}
+        if isinstance(expectation, HarnessError):
+            raise expectation
         judgements = {leg: _judge(case, expectation, outcomes[leg], leg) for leg in LEGS}
-        examination = Examination(case, expectation, outcomes, judgements)
-        for leg in examination.failing_legs():
+        for leg, worker in self.workers.items():
             is_sound = outcomes[leg].status in ("ok", "refused") and not outcomes[leg].damage
-            if not is_sound and not self.workers[leg].is_fresh:
-                self.workers[leg].replace()
-        return examination
+            if not is_sound and not worker.is_fresh:
+                worker.replace()
+        incidents = self._take_incidents()
+        examination = Examination(case, expectation, outcomes, judgements, incidents)
+        try:
+            return _examine_reference(examination)
+        except Exception as error:
+            text = f"no verdict on the reference for {format_case(case, True)}: {error!r}"
+            raise HarnessError(text) from error
+
+    def examine_alone(self, case: Case, leg: str) -> Examination:
+        """Runs a case on one leg only, in whatever process it has, and judges it."""
+        self._write_down(case, f"  # {leg} alone")
+        worker = self.workers[leg]
+        worker.start(case)
+        expectation = _try_to_expect(case)
+        outcome = worker.finish()
+        if isinstance(expectation, HarnessError):
+            raise expectation
+        judgement = _judge(case, expectation, outcome, leg)
+        incidents = self._take_incidents()
+        return Examination(case, expectation, {leg: outcome}, {leg: judgement}, incidents)
 
     def confirm(self, examination: Examination, leg: str) -> Examination:
-        """Runs the case once more on one leg, in a process that has run nothing else."""
-        case, worker = examination.case, self.workers[leg]
-        self._write_down(case)
+        """Runs the case once more on one leg, in a process that has run nothing else.
+
+        Who confirms that the reference is wrong is every leg.
+        """
+        case = examination.case
+        self._write_down(case, f"  # {leg} again")
+        if leg == REFERENCE:
+            for worker in self.workers.values():
+                if not worker.is_fresh:
+                    worker.replace()
+            return self._examine(case)
+        worker = self.workers[leg]
         if not worker.is_fresh:
             worker.replace()
         outcome = worker.run(case)
@@ -133,19 +180,53 @@ class Legs:
             examination,
             outcomes={**examination.outcomes, leg: outcome},
             judgements={**examination.judgements, leg: judgement},
+            incidents=self._take_incidents(),
         )
 
-    def _write_down(self, case: Case) -> None:
+    def _take_incidents(self) -> tuple[str, ...]:
+        return tuple(
+            f"{leg} {incident}"
+            for leg, worker in self.workers.items()
+            for incident in worker.take_incidents()
+        )
+
+    def _write_down(self, case: Case, why: str = "") -> None:
         if self._journal is not None:
-            self._journal.write(format_case(case, True) + "\n")
+            self._journal.write(f"{format_case(case, True)}{why}\n")
             self._journal.flush()
 
 
-def _try_to_expect(case: Case) -> tuple[bounds.Expectation | None, Exception | None]:
+def _try_to_expect(case: Case) -> bounds.Expectation | HarnessError:
+    """What the reference says; an error is returned, to be raised when the subjects have answered."""
     try:
-        return bounds.expect(case, data.generate(case)), None
+        return bounds.expect(case, data.generate(case))
     except Exception as error:
-        return None, error
+        broken = HarnessError(f"no expectation for {format_case(case, True)}: {error!r}")
+        broken.__cause__ = error
+        return broken
+
+
+def _examine_reference(examination: Examination) -> Examination:
+    """The examination with a verdict on the reference if that is the suspect: Note [Two against one]."""
+    if not set(suspect.WITNESSES) & set(examination.failing_legs()):
+        return examination
+    accusation = suspect.accuse(examination.expectation, examination.outcomes)
+    if accusation is None:
+        return examination
+    judgements = {REFERENCE: accusation.judgement, **examination.judgements}
+    excused = "refused" if accusation.judgement.check == "refusal" else "ok"
+    for leg in LEGS:
+        outcome = examination.outcomes[leg]
+        if outcome.status == excused and not outcome.damage:
+            judgements[leg] = Judgement(
+                leg, Verdict.MISTRUSTED, detail="the reference is wrong on this case"
+            )
+    return replace(
+        examination,
+        expectation=accusation.expectation,
+        outcomes={REFERENCE: accusation.outcome, **examination.outcomes},
+        judgements=judgements,
+    )
 
 
 def _judge(case: Case, expectation: bounds.Expectation, outcome: Outcome, leg: str) -> Judgement:

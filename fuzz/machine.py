@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
 import os
 import platform
 import re
@@ -51,6 +53,26 @@ def subject_facts() -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         "nvcc": _first_match(["nvcc", "--version"], r"release .*"),
     }
+
+
+def reserve_address_space(length: int) -> mmap.mmap:
+    """Returns so many bytes of zeros, of which those that nobody touches cost nothing.
+
+    Raises:
+        OSError: the system does not hand out memory that it may not have.
+    """
+    map_noreserve = 0x4000  # Linux; mmap names it from Python 3.11 on
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_noreserve)
+
+
+@functools.cache
+def has_room_for_far_tensors() -> bool:
+    """Whether the layout "far" can run here: a tensor of 100 positions along its far axis spans 1.6 TB in float64."""
+    try:
+        reserve_address_space(2**44).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_gpu_required() -> bool:

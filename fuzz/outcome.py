@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from numpy.typing import NDArray
 
-RESULTS = ("output", "grad_input", "grad_weight", "grad_bias")
+RESULTS: tuple[str, ...] = ("output", "grad_input", "grad_weight", "grad_bias")
+
+# What watches a subject from inside; the message of a crash that one of them reports starts with its name.
+TOOLS = ("asan", "ubsan", "tsan", "memcheck", "racecheck", "initcheck", "synccheck", "emulator")
+_TOOL = re.compile(rf"({'|'.join(TOOLS)}): ")
+_SIGNAL = re.compile(r"\bSIG[A-Z]+\b")
+_CUDA_ERROR = re.compile(r"CUDA error|CUDNN_STATUS_\w+")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Outcome:
         damage: broken guard bands, changed inputs, elements that still hold the poison.
         plans: the plan that ran each primitive; of convt3d only.
         has_gpu: whether the subject's process has a GPU, which convt3d and native then run on.
+        stage: what the subject was at when it crashed or hung (fuzz.worker.enter_stage); may be empty.
     """
 
     status: str
@@ -30,6 +39,18 @@ class Outcome:
     damage: tuple[str, ...] = ()
     plans: dict[str, str] = field(default_factory=dict)
     has_gpu: bool = False
+    stage: str = ""
+
+    @property
+    def cause(self) -> str:
+        """What a crash is told by: one of TOOLS, a signal's name, "CUDA error", or nothing."""
+        if self.status != "crashed":
+            return ""
+        if tool := _TOOL.match(self.message):
+            return tool.group(1)
+        if signal := _SIGNAL.search(self.message):
+            return signal.group()
+        return "CUDA error" if _CUDA_ERROR.search(self.message) else ""
 
 
 class Verdict(str, Enum):
@@ -54,13 +75,18 @@ class Judgement:
     """The verdict on one leg of one case.
 
     Args:
-        leg: "convt3d", "oracle" or "native".
+        leg: "convt3d", "oracle" or "native"; "reference" where those tell that it is wrong.
         verdict: the verdict.
         result: the first wrong one of RESULTS; empty when none is.
         detail: one sentence; empty on a pass.
         first_wrong: index of the first wrong element of that result, or None.
         wrong_elements: how many elements of that result are wrong.
-        share_of_bound: largest share of the bound used by any element; 0 where answers are exact.
+        shares: result -> largest share of the bound used by any element that is right; 0 where answers
+            are exact, empty where none was compared.
+        check: the check that failed, one word; empty when none did. Of a wrong result: "value" (not the
+            correctly rounded integer), "bound", "identity", "shape" (or dtype, or missing), "plan", "guard"
+            (written out of bounds), "input" (overwritten), "poison" (never written). Of a crash: one of
+            TOOLS, "signal", "cuda", "exit" or "exception". Else "hang" or "refusal".
     """
 
     leg: str
@@ -69,4 +95,10 @@ class Judgement:
     detail: str = ""
     first_wrong: tuple[int, ...] | None = None
     wrong_elements: int = 0
-    share_of_bound: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    check: str = ""
+
+    @property
+    def share_of_bound(self) -> float:
+        """Largest share of the bound used by any element of any result."""
+        return max(self.shares.values(), default=0.0)

@@ -30,7 +30,10 @@ def candidate_plans(case: Case) -> dict[str, list[str]]:
     """Names of the plans that can run each primitive of a case; its tensors must be small."""
     shape = geometry(case)
     return {
-        primitive: [str(candidate) for candidate in plan.candidates(primitive, shape)]
+        primitive: [
+            str(candidate)
+            for candidate in plan.candidates(primitive, shape, fits_32_bits=case.layout != "far")
+        ]
         for primitive in plan.PRIMITIVES
     }
 
@@ -44,8 +47,10 @@ def check_plans(case: Case) -> None:
             continue
         where = f"token {format_token(field, name)!r}: "
         try:
-            splits = plan.parse_plan(name).splits
+            named = plan.parse_plan(name)
         except RuntimeError as error:
             raise CaseError(f"{where}{error}, or 'auto'") from None
-        if splits > 1 and (primitive != "grad_weight" or not name.startswith("tiled")):
+        if named.index_bits == 32 and case.layout == "far":
+            raise CaseError(f"{where}plan={name!r}, but offsets of layout 'far' need 64 bits")
+        if named.splits > 1 and (primitive != "grad_weight" or not name.startswith("tiled")):
             raise CaseError(f"{where}only tiled plans of grad_weight have split-K")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from fuzz.case import Case
+from fuzz.coverage import pairs_of
 from fuzz.legs import LEGS, Examination
-from fuzz.outcome import Verdict
+from fuzz.outcome import RESULTS, Verdict
 
 LINE_EVERY_S = 10.0  # where the line cannot be rewritten
 
@@ -24,13 +25,17 @@ class Tally:
     lanes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (leg, verdict)
-    shares_of_bound: dict[str, float] = field(default_factory=dict)  # dtype -> largest, convt3d
+    # (dtype, result) -> largest share of the bound used by convt3d
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)
+    met: int = 0  # pairs of features, as in Note [Pairs] of fuzz.coverage
     corpus_cases: int = 0
     shrink_cases: int = 0
+    batches: int = 0  # of Hypothesis, begun
     draws: int = 0
     discarded: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # leg -> failures, repeats too
     unconfirmed: Counter[str] = field(default_factory=Counter)  # leg -> failures seen only once
+    incidents: Counter[str] = field(default_factory=Counter)  # leg and what was done to its process
     known_native: int = 0  # corpus entries on which native failed as expected
     fixed_native: int = 0  # and those on which it did not
 
@@ -39,29 +44,48 @@ class Tally:
         """Cases judged on all legs, corpus and shrinking included."""
         return sum(self.dtypes.values())
 
+    @property
+    def generated(self) -> int:
+        """Cases that count as examples of the campaign."""
+        return self.cases - self.corpus_cases - self.shrink_cases
+
     def add(self, examination: Examination) -> None:
         """Counts one examined case."""
         case = examination.case
+        self.incidents.update(examination.incidents)
         self.dtypes[case.dtype] += 1
         self.lanes[case.lane] += 1
         self.modes[case.mode] += 1
         for leg, judgement in examination.judgements.items():
             self.verdicts[leg, judgement.verdict.value] += 1
         ours = examination.judgements[LEGS[0]]
+        if ours.verdict is not Verdict.MISTRUSTED:
+            self.met |= pairs_of(case)
         if ours.verdict is Verdict.PASS:
-            largest = max(self.shares_of_bound.get(case.dtype, 0.0), ours.share_of_bound)
-            self.shares_of_bound[case.dtype] = largest
+            self._note_shares(((case.dtype, name), share) for name, share in ours.shares.items())
+
+    def _note_shares(self, shares: Iterable[tuple[tuple[str, str], float]]) -> None:
+        for key, share in shares:
+            self.shares[key] = max(self.shares.get(key, 0.0), share)
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
     """The sum of several tallies."""
     result = Tally()
     for tally in tallies:
-        for name in ("dtypes", "lanes", "modes", "verdicts", "failures", "unconfirmed"):
+        for name in (
+            "dtypes",
+            "lanes",
+            "modes",
+            "verdicts",
+            "failures",
+            "unconfirmed",
+            "incidents",
+        ):
             getattr(result, name).update(getattr(tally, name))
-        for dtype, share in tally.shares_of_bound.items():
-            result.shares_of_bound[dtype] = max(result.shares_of_bound.get(dtype, 0.0), share)
-        for name in ("corpus_cases", "shrink_cases", "draws", "discarded"):
+        result._note_shares(tally.shares.items())
+        result.met |= tally.met
+        for name in ("corpus_cases", "shrink_cases", "batches", "draws", "discarded"):
             setattr(result, name, getattr(result, name) + getattr(tally, name))
         result.known_native += tally.known_native
         result.fixed_native += tally.fixed_native
@@ -113,9 +137,6 @@ def summary(tally: Tally, running_s: float) -> str:
     """The closing account of a campaign, without its findings."""
     rate = tally.cases / running_s if running_s > 0 else 0.0
     discarded = tally.discarded / tally.draws if tally.draws else 0.0
-    shares = (
-        f"{dtype} {tally.shares_of_bound[dtype]:.2f}" for dtype in sorted(tally.shares_of_bound)
-    )
     lines = [
         f"cases      {tally.cases:,} in {running_s:.1f} s, {rate:.0f} cases/s "
         f"({tally.corpus_cases} from the corpus, {tally.shrink_cases} while shrinking)",
@@ -123,10 +144,14 @@ def summary(tally: Tally, running_s: float) -> str:
         f"  lane     {_counts(tally.lanes)}",
         f"  mode     {_counts(tally.modes)}",
         f"  draws    {tally.draws:,}, discarded {discarded:.2%}",
-        f"  bound    largest share used by convt3d: {', '.join(shares) or 'none'}",
+        *_shares(tally),
         "verdicts",
-        *(f"  {leg:8} {_verdicts(tally, leg)}" for leg in LEGS),
+        *(f"  {leg:8} {_verdicts(tally, leg)}" for leg in (*LEGS, *_suspects(tally))),
     ]
+    if tally.incidents:
+        lines.append(
+            f"incidents  {_counts(tally.incidents)}: no deeds of cases, which ran again in a fresh process"
+        )
     if tally.known_native or tally.fixed_native:
         lines.append(
             f"known      native defects of the corpus: {tally.known_native} seen here, "
@@ -135,8 +160,24 @@ def summary(tally: Tally, running_s: float) -> str:
     return "\n".join(lines)
 
 
+def _shares(tally: Tally) -> list[str]:
+    """How tight the bounds are: a row a dtype, a column a result."""
+    if not tally.shares:
+        return ["  bound    no share of it was used by convt3d"]
+    rows = [("bound    largest share used by convt3d:", RESULTS)]
+    for dtype in sorted({dtype for dtype, _ in tally.shares}):
+        shares = [tally.shares.get((dtype, name)) for name in RESULTS]
+        rows.append((f"{'':9}{dtype}", tuple("-" if s is None else f"{s:.2f}" for s in shares)))
+    return [f"  {name:39}" + "".join(f"{cell:>13}" for cell in cells) for name, cells in rows]
+
+
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counter.items())) or "none"
+
+
+def _suspects(tally: Tally) -> list[str]:
+    """The reference, if a case said that it is wrong."""
+    return sorted({leg for leg, _ in tally.verdicts} - set(LEGS))
 
 
 def _verdicts(tally: Tally, leg: str) -> str:

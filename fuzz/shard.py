@@ -6,21 +6,33 @@ import random
 import signal
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from fuzz import corpus, machine
-from fuzz.case import LANES, MODES, Case
+from convt3d.emulator import runtime
+from fuzz import compute_sanitizer, corpus, machine
+from fuzz.bounds import expect
+from fuzz.case import LANES, Case, parse_case
+from fuzz.checks import proves_nothing
+from fuzz.covering import CoveringSet
+from fuzz.data import generate
+from fuzz.failure import UNCONFIRMED, UNSHRUNK, Failure, Kind
 from fuzz.legs import SUBJECT_MODULE, HarnessError, Legs
 from fuzz.plans import candidate_plans
 from fuzz.progress import Tally
-from fuzz.search import BATCH_EXAMPLES, EndOfCampaign, Failure, Kind, Search
-from fuzz.strategies import cases
+from fuzz.search import BATCH_EXAMPLES, EndOfCampaign, Search
+from fuzz.strategies import Space, cases_of
 from fuzz.worker import SubjectError
 
 TALLY_EVERY_S = 0.5
+# On the emulator, so that each sanitizer takes a few percent of the time: measured, a case of asan takes as long
+# as another one (it is smaller: see fuzz.strategies), one of tsan five times as long.
+EMULATOR_MODE_WEIGHTS = {"fast": 97, "hostile": 96, "asan": 6, "tsan": 1}
+GPU_MODE_WEIGHTS = {"fast": 350, "delayed": 40}
+GPU_TOOL_WEIGHTS = {"memcheck": 10, "racecheck": 1, "initcheck": 1, "synccheck": 1}
+# Profiles that begin with cases that meet all pairs of features.
+COVERING_PROFILES = ("ci", "nightly")
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Options:
         stop_on_failure: end at the first failure of convt3d or the oracle.
         state: directory for findings and for the journal of each shard.
         keep_native: append native findings to the corpus.
+        coverage: print which pairs of features were met, and which were not.
     """
 
     seed: int
@@ -58,10 +71,24 @@ class Options:
     stop_on_failure: bool = False
     state: Path = Path(".convt3d")
     keep_native: bool = False
+    coverage: bool = False
+
+    @property
+    def meets_all_pairs(self) -> bool:
+        """Whether the campaign is broken unless it meets all pairs of features."""
+        return self.profile in COVERING_PROFILES and not self.corpus_only
 
     def journal(self, shard: int) -> Path:
         """Where a shard writes each case string before the case runs."""
         return self.state / "journal" / f"shard{shard}.txt"
+
+    def unfinished(self, shard: int) -> Path:
+        """Where a shard keeps the confirmed failure that it is shrinking."""
+        return self.state / "journal" / f"shard{shard}.unfinished.txt"
+
+    def findings(self, leg: str) -> Path:
+        """Where the findings about a leg are written down."""
+        return self.state / ("native_findings.txt" if leg == "native" else "findings.txt")
 
 
 @dataclass(frozen=True)
@@ -80,6 +107,69 @@ class Finding:
     status: str
     card: str
 
+    def __str__(self) -> str:
+        """Whose failure it is, of what kind, and how sure it is."""
+        whose = "native finding" if self.kind.leg == "native" else "failure"
+        how = self.status
+        if how == UNCONFIRMED:
+            how += " (state-dependent): a fresh process did not fail"
+        return f"{whose}: {self.kind}, {how}"
+
+    def write_down(self, path: Path) -> None:
+        """Appends it to a file of case strings, unless the same was found and written there before."""
+        blocks = path.read_text(encoding="utf-8").split("\n\n") if path.exists() else []
+        first, last = f"# {self}\n", f"\n{self.case}"
+        if not any(text.startswith(first) and text.rstrip().endswith(last) for text in blocks):
+            corpus.append(path, [str(self), *self.card.splitlines()], self.case)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a shard goes on that takes the place of one that died.
+
+    Args:
+        cases: case strings that were started and not counted, the most suspicious one last.
+        past: what was counted.
+        left_s: seconds until the end.
+    """
+
+    cases: tuple[str, ...]
+    past: Tally
+    left_s: float
+
+
+def uncounted_cases(journal: Path, tally: Tally, resume: Resume | None) -> tuple[str, ...]:
+    """Case strings that a shard has started, or should have, and not counted.
+
+    Args:
+        journal: of the shard.
+        tally: what it has counted.
+        resume: where it began.
+    """
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    started = [line for line in lines if " " not in line]  # else on one leg only: not counted
+    waiting = [case for case in (resume.cases if resume else ()) if case not in started]
+    return tuple(dict.fromkeys([*waiting, *started[tally.cases :]]))
+
+
+def adopt_unfinished(options: Options, shard: int) -> tuple[str, str] | None:
+    """Writes down the failure that was being shrunk when a shard died, or a whole campaign.
+
+    Returns:
+        Its title and its case string; None if there is none.
+    """
+    path = options.unfinished(shard)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    title, *_, case = text.splitlines()
+    findings = options.findings("native" if title.startswith("# native") else "convt3d")
+    with findings.open("a", encoding="utf-8") as file:
+        file.write(f"\n{text}")
+    path.unlink()
+    return title.removeprefix("# "), case
+
 
 def device_dtypes(device: str) -> tuple[str, ...]:
     """dtypes to draw from: TF32 exists on a GPU only."""
@@ -87,33 +177,80 @@ def device_dtypes(device: str) -> tuple[str, ...]:
     return (*emulated, "tf32") if device == "cuda" else emulated
 
 
-def device_modes(device: str) -> tuple[str, ...]:
-    """Modes to draw from: they are the emulator's."""
-    return ("fast",) if device == "cuda" else MODES
+def device_modes(device: str, shard: int = 0) -> tuple[str, ...]:
+    """Modes that a shard draws from; one that is there twice is drawn twice as often."""
+    if device != "cuda":
+        return tuple(mode for mode in runtime.MODES for _ in range(EMULATOR_MODE_WEIGHTS[mode]))
+    # A process under a tool takes long to start and much memory: one shard has them.
+    has_tools = shard == 0 and compute_sanitizer.find() is not None
+    weights = GPU_MODE_WEIGHTS | (GPU_TOOL_WEIGHTS if has_tools else {})
+    return tuple(mode for mode, weight in weights.items() for _ in range(weight))
 
 
-def run_shard(options: Options, index: int, connection: Connection) -> None:
+def device_layouts(device: str) -> tuple[str, ...]:
+    """Layouts to draw from; one that is there twice is drawn twice as often."""
+    usual = ("ncdhw", "cl")
+    has_far = device != "cuda" and machine.has_room_for_far_tensors()
+    return (*10 * usual, "far") if has_far else usual
+
+
+def search_space(options: Options, device: str, shard: int | None = None) -> Space:
+    """What a shard draws from; None stands for all of them together."""
+    shards = range(options.shards) if shard is None else (shard,)
+    modes = options.modes or tuple(mode for index in shards for mode in device_modes(device, index))
+    return Space(
+        dtypes=options.dtypes or device_dtypes(device),
+        lanes=options.lanes or LANES,
+        layouts=device_layouts(device),
+        modes=modes,
+        plans=candidate_plans,
+    )
+
+
+def covering_cases(options: Options, device: str) -> list[list[Case]]:
+    """Cases that meet all pairs of features that the campaign can meet, for each shard its own."""
+    space = search_space(options, device)
+    drawn = [set(search_space(options, device, shard).modes) for shard in range(options.shards)]
+    shares: list[list[Case]] = [[] for _ in drawn]
+    for case in CoveringSet(space, f"{options.seed}/covering", _proves_something).cases:
+        able = [share for share, modes in zip(shares, drawn) if case.mode in modes]
+        min(able, key=len).append(case)
+    return shares
+
+
+def _proves_something(case: Case) -> bool:
+    return not proves_nothing(expect(case, generate(case)))
+
+
+def run_shard(
+    options: Options, index: int, connection: Connection, resume: Resume | None = None
+) -> None:
     """Runs one shard to its end; the entry point of its process.
 
     It sends ("facts", dict), ("ready", None), ("tally", Tally), ("finding", Finding) and at the
-    end ("done", Tally) or ("broken", text), and takes ("known", Kind) and ("stop", None).
+    end ("done", Tally) or ("broken", text), and takes ("known", (Kind, elements)) and ("stop", None).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which says stop
     try:
-        _Shard(options, index, connection).run()
+        _Shard(options, index, connection, resume).run()
     except SubjectError as error:
         _send(connection, "broken", str(error))
     except HarnessError as error:
         _send(connection, "broken", f"{error}\n{traceback.format_exc()}")
     except (EOFError, BrokenPipeError):
-        pass  # the campaign is gone
+        adopt_unfinished(options, index)  # the campaign is gone
     except Exception:
         _send(connection, "broken", traceback.format_exc())
 
 
 class _Shard:
-    def __init__(self, options: Options, index: int, connection: Connection) -> None:
+    def __init__(
+        self, options: Options, index: int, connection: Connection, resume: Resume | None
+    ) -> None:
         self.options = options
+        self.resume = resume
+        self.past = resume.past if resume else Tally()
+        self.uncounted = 0  # cases of the shard before this one that ran again
         self.index = index
         self.connection = connection
         self.tally = Tally()
@@ -123,17 +260,28 @@ class _Shard:
 
     def run(self) -> None:
         options = self.options
+        start_s = time.monotonic()
         with Legs(
             options.subject_module, options.time_limit_s, options.journal(self.index)
         ) as legs:
             self.facts = legs.await_facts()
             _send(self.connection, "facts", self.facts)
-            self.search = Search(legs, self._strategy(), self.tally, self._report, self._left_s)
+            self.search = Search(
+                legs,
+                cases_of(search_space(options, self.facts["device"], self.index)),
+                self.tally,
+                self._report,
+                self._left_s,
+                self._note_target,
+            )
             legs.await_ready()
             _send(self.connection, "ready", None)
-            if options.duration_s is not None:
+            if self.resume is not None:
+                self.end_s = start_s + self.resume.left_s
+            elif options.duration_s is not None:
                 self.end_s = time.monotonic() + options.duration_s
             try:
+                self._run_uncounted()
                 self._replay_corpus()
                 if not options.corpus_only:
                     self._generate()
@@ -141,19 +289,27 @@ class _Shard:
                 pass
         _send(self.connection, "done", self.tally)
 
-    def _strategy(self) -> Any:
-        device, options = self.facts["device"], self.options
-        return cases(
-            dtypes=options.dtypes or device_dtypes(device),
-            lanes=options.lanes or LANES,
-            modes=options.modes or device_modes(device),
-            plans=candidate_plans,
-        )
+    def _run_uncounted(self) -> None:
+        """Runs what the shard before this one has started and not counted, the corpus aside."""
+        if self.resume is None:
+            return
+        corpus_cases = {entry.case for entry in self._corpus()}
+        for text in self.resume.cases:
+            if self._left_s() == float("-inf"):
+                raise EndOfCampaign
+            case = parse_case(text)
+            if case not in corpus_cases:
+                self.uncounted += 1
+                self.search.examine(case)
 
-    def _replay_corpus(self) -> None:
+    def _corpus(self) -> list[corpus.Entry]:
+        """The shard's share of the corpus that is left."""
         dtypes = device_dtypes(self.facts["device"])
         entries = [e for e in corpus.load_all(self.options.corpus) if e.case.dtype in dtypes]
-        for entry in entries[self.index :: self.options.shards]:
+        return entries[self.index :: self.options.shards][self.past.corpus_cases :]
+
+    def _replay_corpus(self) -> None:
+        for entry in self._corpus():
             if self._left_s() == float("-inf"):
                 raise EndOfCampaign
             self.search.replay(entry.case, is_native_defect=entry.file == corpus.NATIVE)
@@ -163,28 +319,52 @@ class _Shard:
         left = None
         if options.examples is not None:
             left = len(range(self.index, options.examples, options.shards))
-        batch = 0
+            left -= self.past.generated + self.uncounted
+        if options.meets_all_pairs:
+            examined = self._meet_all_pairs(left)
+            left = None if left is None else left - examined
+        batch = self.past.batches
         while left is None or left > 0:
             # A string seeds Random through SHA-512, which stays the same for ever.
             text = f"{options.seed}/{self.index}/{batch}"
+            self.tally.batches += 1
             size = BATCH_EXAMPLES if left is None else min(left, BATCH_EXAMPLES)
             generated = self.search.run_batch(random.Random(text).getrandbits(64), size)
             left = None if left is None else left - generated
             batch += 1
 
+    def _meet_all_pairs(self, most: int | None) -> int:
+        """Examines the shard's covering cases that are left; returns how many."""
+        cases = covering_cases(self.options, self.facts["device"])[self.index]
+        cases = cases[self.past.generated + self.uncounted :][:most]
+        for case in cases:
+            if self._left_s() <= 0:
+                raise EndOfCampaign
+            self.search.examine(case)
+        return len(cases)
+
     def _report(self, failure: Failure) -> None:
+        _send(self.connection, "finding", self._finding(failure))
+
+    def _finding(self, failure: Failure) -> Finding:
         examination = failure.examination
         place = machine.one_line({**machine.own_facts(), **self.facts})
         text = examination.card(place, failure.kind.leg)
-        finding = Finding(failure.kind, examination.case, failure.status, text)
-        _send(self.connection, "finding", finding)
+        return Finding(failure.kind, examination.case, failure.status, text)
+
+    def _note_target(self, failure: Failure | None) -> None:
+        """Keeps the failure that is being shrunk where it outlives this process."""
+        path = self.options.unfinished(self.index)
+        path.unlink(missing_ok=True)
+        if failure is not None:
+            self._finding(replace(failure, status=UNSHRUNK)).write_down(path)
 
     def _left_s(self) -> float:
         """Seconds until the end; minus infinity when told to stop."""
         while self.connection.poll():
             command, value = self.connection.recv()
             if command == "known":
-                self.search.known.add(value)
+                self.search.learn(*value)
             elif command == "stop":
                 self.end_s = float("-inf")
         now_s = time.monotonic()

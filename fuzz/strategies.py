@@ -14,19 +14,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from fuzz.case import LANES, LAYOUTS, MODES, Case
+from fuzz.case import FAR_MODES, LANES, LAYOUTS, MODES, Case
 from fuzz.number import DTYPES
 
 Plans = Callable[[Case], Mapping[str, Sequence[str]]]
 Table = tuple[Any, ...]
 
 MAX_SEED = 9_999
+MAX_MULTIPLY_ADDS = 200_000
+# A sanitizer makes a case this much dearer; mode -> the most that it is given to do.
+MODE_MULTIPLY_ADDS = {
+    "asan": 20_000,
+    "tsan": 3_000,
+    "memcheck": 20_000,
+    "racecheck": 20_000,
+    "initcheck": 20_000,
+    "synccheck": 20_000,
+}
+# Modes in which the emulator's schedule follows from a seed.
+SCHEDULED_MODES = ("hostile", "asan", "tsan")
 
 # Around the tiles of the kernels: 64 to 256 positions, 32 channels, reductions in steps of 8 to 32.
 _WIDE_EDGES = (63, 64, 65, 95, 96, 97, 127, 128, 129)
@@ -41,6 +53,11 @@ _MANY_CHANNELS = tuple(range(1, 67)) + 10 * _CHANNEL_EDGES
 _BATCHES = (1, 1, 1, 1, 2, 2, 3, 5)
 _GROUPS = (2, 2, 3, 3, 4, 5, 6, 8)
 _KERNELS = (1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 7)
+# Just above a tile, nearly always; the rest is there to shrink to.
+_TILED_SIZES = tuple(range(1, 33)) + 50 * (11, 17, 33, 33, 34, 40)
+_TILED_CHANNELS = tuple(range(1, 33)) + 100 * (33, 33, 34, 48)
+_TILED_COLUMNS = tuple(range(1, 65)) + 100 * (65, 65, 66, 96, 128, 129)
+_TILED_KERNELS = (1, 1, 2, 3)
 _STRIDES = (1, 1, 1, 2, 2, 2, 3, 4, 5)
 _DILATIONS = (1, 1, 1, 1, 2, 2, 3, 4)
 
@@ -52,6 +69,8 @@ class _Scale(NamedTuple):
     wide_sizes: Table  # of one axis, the wide one
     channels: Table
     share: int  # the spatial part of the work is at most max_multiply_adds / share
+    kernels: Table = _KERNELS
+    output_work: float = 1.0  # of an output element, in multiply-adds
 
 
 _SMALL = _Scale(_SIZES, _SIZES, _CHANNELS, 40)
@@ -59,7 +78,10 @@ _DEEP = _Scale(_SMALLER_SIZES, _SIZES, _MANY_CHANNELS, 2500)  # leaves 50 x 50 c
 _WIDE = _Scale(_SMALLER_SIZES, _WIDE_SIZES, _CHANNELS, 10)
 _BULKY = _Scale(_LARGER_SIZES, _LARGER_SIZES, _CHANNELS, 10)
 _BROAD = _Scale(_SMALLER_SIZES, _WIDE_SIZES, _MANY_CHANNELS, 300)
-_SCALES = (_SMALL,) * 12 + (_DEEP,) * 3 + (_WIDE,) * 2 + (_BULKY,) + (_BROAD,) * 2
+# Several tiles of grad_weight along all three of its sizes: nearly all of the work that a case may have.
+_TILED = _Scale((1, 1, 1, 2), _TILED_SIZES, _TILED_CHANNELS, 1_000, _TILED_KERNELS, 1 / 16)
+_TILED_MULTIPLY_ADDS = 33 * 65 * 33  # at least
+_SCALES = (_SMALL,) * 35 + (_DEEP,) * 9 + (_WIDE,) * 6 + (_BULKY,) * 3 + (_BROAD,) * 6 + (_TILED,)
 
 
 class _Axis(NamedTuple):
@@ -69,21 +91,68 @@ class _Axis(NamedTuple):
     dilation: int = 1
 
 
+@dataclass(frozen=True)
+class Space:
+    """What cases are drawn from.
+
+    Args:
+        dtypes, lanes, layouts, modes: what to draw from, each at least one; one that is there twice is drawn
+            twice as often. Layout far is drawn in the modes that have it only.
+        plans: candidate plan names of a case that lacks only its plans, by primitive ("forward",
+            "grad_input", "grad_weight"); None leaves all plans auto.
+        max_multiply_adds: largest Case.multiply_adds, and largest number of output elements; less in
+            the modes of MODE_MULTIPLY_ADDS.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    dtypes: tuple[str, ...]
+    lanes: tuple[str, ...] = LANES
+    layouts: tuple[str, ...] = ("ncdhw", "cl")
+    modes: tuple[str, ...] = ("fast", "hostile")
+    plans: Plans | None = None
+    max_multiply_adds: int = MAX_MULTIPLY_ADDS
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("dtypes", tuple(sorted(DTYPES, key=lambda dtype: dtype != "f32"))),
+            ("lanes", LANES),
+            ("layouts", LAYOUTS),
+            ("modes", MODES),
+        ):
+            given = getattr(self, name)
+            if not given or not set(given) <= set(allowed):
+                raise ValueError(f"{name}={given!r}, but must be one or more of {allowed}")
+            # See Note [Tables]: the simplest goes first.
+            object.__setattr__(self, name, tuple(sorted(given, key=allowed.index)))
+        if self.max_multiply_adds < 1:
+            raise ValueError(f"max_multiply_adds={self.max_multiply_adds}, but must be at least 1")
+        if not all(map(self.layouts_of, self.modes)):
+            raise ValueError(f"layouts={self.layouts!r}, but far is of the modes {FAR_MODES} only")
+
+    def layouts_of(self, mode: str) -> tuple[str, ...]:
+        """The layouts that a mode has."""
+        return tuple(name for name in self.layouts if name != "far" or mode in FAR_MODES)
+
+    def multiply_adds_of(self, mode: str) -> int:
+        """The largest Case.multiply_adds of a mode."""
+        return min(self.max_multiply_adds, MODE_MULTIPLY_ADDS.get(mode, self.max_multiply_adds))
+
+
 def cases(
     *,
     dtypes: Sequence[str],
     lanes: Sequence[str] = LANES,
-    modes: Sequence[str] = MODES,
+    layouts: Sequence[str] = ("ncdhw", "cl"),
+    modes: Sequence[str] = ("fast", "hostile"),
     plans: Plans | None = None,
-    max_multiply_adds: int = 200_000,
+    max_multiply_adds: int = MAX_MULTIPLY_ADDS,
 ) -> st.SearchStrategy[Case]:
     """Returns a strategy for legal cases, often at an edge of what is legal.
 
     Args:
-        dtypes, lanes, modes: what to draw from, each at least one.
-        plans: candidate plan names of a case that lacks only its plans, by primitive ("forward",
-            "grad_input", "grad_weight"); None leaves all plans auto.
-        max_multiply_adds: largest Case.multiply_adds, and largest number of output elements.
+        dtypes, lanes, layouts, modes, plans, max_multiply_adds: as for Space.
 
     Examples from this strategy shrink towards one tap, one channel and one voxel, f32 (or the first of
     dtypes), the int lane, seed 0, fast mode and auto plans.
@@ -91,46 +160,44 @@ def cases(
     Raises:
         ValueError: an argument out of range.
     """
-    for name, given, allowed in (
-        ("dtypes", dtypes, DTYPES),
-        ("lanes", lanes, LANES),
-        ("modes", modes, MODES),
-    ):
-        if not given or not set(given) <= set(allowed):
-            raise ValueError(f"{name}={given!r}, but must be one or more of {allowed}")
-    if max_multiply_adds < 1:
-        raise ValueError(f"max_multiply_adds={max_multiply_adds}, but must be at least 1")
-    return _cases(
-        dtypes=tuple(sorted(dtypes, key=lambda dtype: dtype != "f32")),
-        lanes=tuple(sorted(lanes, key=LANES.index)),
-        modes=tuple(sorted(modes, key=MODES.index)),
-        plans=plans,
-        max_multiply_adds=max_multiply_adds,
+    return cases_of(
+        Space(tuple(dtypes), tuple(lanes), tuple(layouts), tuple(modes), plans, max_multiply_adds)
     )
 
 
 @st.composite
-def _cases(
-    draw: Callable[[st.SearchStrategy[Random]], Random],
-    *,
-    dtypes: Table,
-    lanes: Table,
-    modes: Table,
-    plans: Plans | None,
-    max_multiply_adds: int,
-) -> Case:
-    random = draw(st.randoms(use_true_random=False))
+def cases_of(draw: Callable[[st.SearchStrategy[Random]], Random], space: Space) -> Case:
+    """The strategy `cases` for a space."""
+    return draw_case(draw(st.randoms(use_true_random=False)), space)
+
+
+def draw_case(random: Random, space: Space) -> Case:
+    """Draws a legal case; the same from the same state of the generator."""
+    mode = _pick(random, space.modes)
+    case = replace(
+        draw_geometry(random, space.multiply_adds_of(mode)),
+        dtype=_pick(random, space.dtypes),
+        bias=_pick(random, (False, True)),
+        layout=_pick(random, space.layouts_of(mode)),
+        lane=_pick(random, space.lanes),
+        seed=random.randint(0, MAX_SEED),
+        mode=mode,
+        schedule=draw_schedule(random, mode),
+    )
+    return case if space.plans is None else _with_plans(random, case, space.plans(case))
+
+
+def draw_geometry(random: Random, max_multiply_adds: int) -> Case:
+    """Draws batch, groups, channels, sizes and parameters; all else has its default value."""
     scale = _pick(random, _SCALES)
+    if scale is _TILED and max_multiply_adds < _TILED_MULTIPLY_ADDS:
+        scale = _DEEP
     wide = _pick(random, (2, 2, 1, 0)) if scale.wide_sizes != scale.sizes else None
-    axes = _fit(_axes(random, scale, wide), wide, max_multiply_adds // scale.share)
+    axes = _fit(_axes(random, scale, wide), wide, scale, max_multiply_adds // scale.share)
     extra = [_output_padding(random, axis) for axis in axes]
     padding = [_padding(random, axis, more) for axis, more in zip(axes, extra)]
-    n, groups, in_channels, out_channels = _channels(
-        random, scale, max_multiply_adds // _positions(axes)
-    )
-    mode = _pick(random, modes)
-    case = Case(
-        dtype=_pick(random, dtypes),
+    n, groups, in_channels, out_channels = _channels(random, scale, axes, max_multiply_adds)
+    return Case(
         n=n,
         groups=groups,
         in_channels=in_channels,
@@ -141,14 +208,17 @@ def _cases(
         padding=_triple(padding),
         output_padding=_triple(extra),
         dilation=_triple(axis.dilation for axis in axes),
-        bias=_pick(random, (False, True)),
-        layout=_pick(random, LAYOUTS),
-        lane=_pick(random, lanes),
-        seed=random.randint(0, MAX_SEED),
-        mode=mode,
-        schedule=random.randint(0, MAX_SEED) if mode == "hostile" else 0,
     )
-    return case if plans is None else _with_plans(random, case, plans(case))
+
+
+def is_within(case: Case, max_multiply_adds: int) -> bool:
+    """Whether a case has no more multiply-adds, and no more output elements."""
+    return max(case.multiply_adds, math.prod(case.output_shape)) <= max_multiply_adds
+
+
+def draw_schedule(random: Random, mode: str) -> int:
+    """Draws the seed of the schedule; 0 in a mode that has none."""
+    return random.randint(0, MAX_SEED) if mode in SCHEDULED_MODES else 0
 
 
 def _with_plans(random: Random, case: Case, names: Mapping[str, Sequence[str]]) -> Case:
@@ -181,7 +251,7 @@ def _axes(random: Random, scale: _Scale, wide: int | None) -> list[_Axis]:
         elif kind != "point":
             axes[index] = _Axis(
                 _pick(random, scale.wide_sizes if index == wide else scale.sizes),
-                _pick(random, _KERNELS),
+                _pick(random, scale.kernels),
                 _pick(random, _STRIDES),
                 _pick(random, _DILATIONS),
             )
@@ -189,13 +259,13 @@ def _axes(random: Random, scale: _Scale, wide: int | None) -> list[_Axis]:
     return axes
 
 
-def _fit(axes: list[_Axis], wide: int | None, limit: int) -> list[_Axis]:
-    """Makes the largest axis smaller until the positions are within the limit, the wide axis last."""
+def _fit(axes: list[_Axis], wide: int | None, scale: _Scale, limit: int) -> list[_Axis]:
+    """Makes the largest axis smaller until the work is within the limit, the wide axis last."""
     axes = list(axes)
-    while _positions(axes) > max(1, limit):
+    while _work(axes, scale) > max(1, limit):
         index = max(
             (index for index in range(3) if axes[index] != _Axis()),
-            key=lambda index: (index != wide, _positions([axes[index]])),
+            key=lambda index: (index != wide, _work([axes[index]], scale)),
         )
         size, kernel, stride, dilation = axes[index]
         if size > 1:
@@ -207,12 +277,15 @@ def _fit(axes: list[_Axis], wide: int | None, limit: int) -> list[_Axis]:
     return axes
 
 
-def _positions(axes: Sequence[_Axis]) -> int:
-    """Work of a channel: multiply-adds or output elements, which padding can only make fewer."""
+def _work(axes: Sequence[_Axis], scale: _Scale) -> int:
+    """Work of a pair of channels, in multiply-adds."""
     multiply_adds = math.prod(axis.input_size * axis.kernel_size for axis in axes)
-    return max(
-        multiply_adds, math.prod(_reach(axis) + max(axis.stride, axis.dilation) for axis in axes)
-    )
+    return max(multiply_adds, math.ceil(_outputs(axes) * scale.output_work))
+
+
+def _outputs(axes: Sequence[_Axis]) -> int:
+    """Output elements of a channel, which padding can only make fewer."""
+    return math.prod(_reach(axis) + max(axis.stride, axis.dilation) for axis in axes)
 
 
 def _reach(axis: _Axis) -> int:
@@ -237,21 +310,42 @@ def _padding_table(most: int, kernel: int, dilation: int) -> Table:
     return (0, 0, *sorted({*range(min(kernel, most) + 1), *edges}), *edges)
 
 
-def _channels(random: Random, scale: _Scale, budget: int) -> tuple[int, int, int, int]:
-    """Returns N, groups, C_in, C_out with N * C_in * C_out / groups no more than the budget."""
-    n = min(_pick(random, _BATCHES), budget)
-    budget //= n
+def _channels(
+    random: Random, scale: _Scale, axes: Sequence[_Axis], most: int
+) -> tuple[int, int, int, int]:
+    """Returns N, groups, C_in, C_out with no more multiply-adds and output elements than `most`."""
+    pairs, outputs = most // _work(axes, scale), most // _outputs(axes)  # budgets
+    if scale is _TILED:
+        return _tiled_channels(random, scale, axes, pairs)
+    n = min(_pick(random, _BATCHES), pairs, outputs)
     kind = _pick(random, ("dense", "dense", "dense", "grouped", "depthwise"))
+    groups = 1
+    if kind != "dense":
+        table = scale.channels if kind == "depthwise" else _GROUPS
+        groups = min(_pick(random, table), pairs // n, outputs // n)
+    pairs, outputs = pairs // (n * groups), outputs // (n * groups)
     if kind == "depthwise":
-        groups = min(_pick(random, scale.channels), budget)
-        ins, outs = 1, min(_pick(random, (1, 1, 1, 2, 3)), budget // groups)
+        ins, outs = 1, min(_pick(random, (1, 1, 1, 2, 3)), pairs, outputs)
     else:
-        groups = min(_pick(random, _GROUPS), budget) if kind == "grouped" else 1
-        budget //= groups
-        ins = min(_pick(random, scale.channels), budget)
-        outs = min(_pick(random, scale.channels), budget)
+        ins = min(_pick(random, scale.channels), pairs)
+        outs = min(_pick(random, scale.channels), pairs, outputs)
         if ins < outs:  # the larger one stays as drawn, likely at an edge
-            ins = min(ins, budget // outs)
+            ins = min(ins, pairs // outs)
         else:
-            outs = min(outs, budget // ins)
+            outs = min(outs, pairs // ins)
+    return n, groups, groups * ins, groups * outs
+
+
+def _tiled_channels(
+    random: Random, scale: _Scale, axes: Sequence[_Axis], budget: int
+) -> tuple[int, int, int, int]:
+    """More input channels than a tile has, output channels for several tiles of columns, and a batch for stages."""
+    taps = math.prod(axis.kernel_size for axis in axes)
+    batch = min(
+        5, -(-33 // math.prod(axis.input_size for axis in axes))
+    )  # for 33 positions, if it can be
+    ins = min(_pick(random, scale.channels), budget)
+    outs = min(-(-_pick(random, _TILED_COLUMNS) // taps), budget // ins)
+    n = min(_pick(random, (1, batch, batch, batch, 5)), budget // (ins * outs))
+    groups = min(_pick(random, (1, 1, 1, 2)), budget // (ins * outs * n))
     return n, groups, groups * ins, groups * outs

@@ -17,11 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from convt3d.plan import PRIMITIVES
 from fuzz.case import Case
 from fuzz.data import generate
 from fuzz.number import encode
 from fuzz.outcome import Outcome
+from fuzz.worker import enter_stage
 from reference import evaluate
 
 _cases_run = 0
@@ -51,8 +54,29 @@ def wrong_at_first(case: Case) -> Outcome:
     return wrong(case) if _cases_run > 1 else right(case)
 
 
+def wrong_slowly(case: Case) -> Outcome:
+    time.sleep(0.03)
+    return wrong(case)
+
+
 def segfault(case: Case) -> Outcome:
     os.kill(os.getpid(), signal.SIGSEGV)
+    return right(case)
+
+
+def segfault_in_backward(case: Case) -> Outcome:
+    enter_stage("forward")
+    enter_stage("backward")
+    return segfault(case)
+
+
+def hang_in_forward(case: Case) -> Outcome:
+    enter_stage("forward")
+    return hang(case)
+
+
+def kill(case: Case) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
     return right(case)
 
 
@@ -82,6 +106,18 @@ def slow(case: Case) -> Outcome:
     return right(case)
 
 
+def late(case: Case) -> Outcome:
+    """Takes long, but not for the first case of a process."""
+    if _cases_run > 1:
+        time.sleep(60)
+    return right(case)
+
+
+def large(case: Case) -> Outcome:
+    """Answers with more than a pipe holds."""
+    return Outcome("ok", results={"output": np.zeros(1 << 20, np.uint32)})
+
+
 def meet(case: Case) -> Outcome:
     """Waits until three processes are at this case."""
     place = meeting_place(case)
@@ -109,6 +145,18 @@ def stumble(case: Case) -> Outcome:
     raise KeyError("a defect of the subject itself")
 
 
+class _Defect(RuntimeError):
+    is_defect = True
+
+
+def report(case: Case) -> Outcome:
+    raise _Defect("tsan: data race: write of 4 bytes at convt3d/kernels/gather.py:251")
+
+
+def defect(case: Case) -> Outcome:
+    raise _Defect("no thread may leave the barrier")
+
+
 def device_assert(case: Case) -> Outcome:
     raise RuntimeError("CUDA error: device-side assert triggered")
 
@@ -127,8 +175,9 @@ def speak(case: Case) -> Outcome:
 BEHAVIOURS: dict[str, Callable[[Case], Outcome]] = {
     function.__name__.replace("_", "."): function
     for function in (
-        right, wrong, wrong_at_first, segfault, abort, corrupt, leave, hang, slow, refuse, stumble,
-        meet, device_assert, count, speak,
+        right, wrong, wrong_at_first, wrong_slowly, segfault, abort, corrupt, leave, hang, slow, refuse, stumble,
+        meet, device_assert, count, speak, segfault_in_backward, hang_in_forward, kill, late, large,
+        report, defect,
     )
 }  # fmt: skip
 
@@ -160,8 +209,22 @@ def _behaviour(case: Case, leg: str, plan: str) -> Callable[[Case], Outcome]:
     return BEHAVIOURS.get(plan, right)
 
 
-def warm_up(name: str) -> None:
-    """Fails, or takes long, where a test asks for it."""
+def told(case: Case, words: tuple[str, ...]) -> Outcome:
+    """Says what it was given besides the case."""
+    return Outcome("refused", " ".join(words))
+
+
+def die_at_start(case: Case) -> Outcome:
+    """Right, but see warm_up."""
+    return right(case)
+
+
+def warm_up(name: str, *arguments: object) -> None:
+    """Fails, takes long, or dies, where a test asks for it."""
+    if name == "told" and not arguments:
+        raise RuntimeError("no arguments")
+    if name == "die_at_start":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if name == "refuse":
         raise RuntimeError("no compiler")
     if name == "slow_start":

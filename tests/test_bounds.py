@@ -18,10 +18,21 @@ from fuzz.bounds import (
     expect,
     overflow_threshold,
     relative_error,
+    underflow,
 )
 from fuzz.case import Case
-from fuzz.data import generate
-from fuzz.number import DTYPES, decode, encode, largest_finite, unit_roundoff
+from fuzz.checks import judge
+from fuzz.data import Inputs, generate
+from fuzz.number import (
+    DTYPES,
+    decode,
+    encode,
+    largest_finite,
+    smallest_normal,
+    smallest_subnormal,
+    unit_roundoff,
+)
+from fuzz.outcome import Outcome
 
 U32 = 2.0**-24
 
@@ -169,4 +180,48 @@ def test_the_integer_lane_is_expected_in_int64_and_others_in_float64() -> None:
 def test_an_element_without_products_is_bound_to_its_bias() -> None:
     row = TABLE["convt3d", "f32"]
     nothing = accumulation_bound(np.array(0), np.array(0.0), row)
-    assert element_bound(nothing, np.array(0.0), row) == 2.0**-149
+    assert element_bound(nothing, np.array(0.0), row) == 2.0**-150
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_a_subnormal_that_is_rounded_passes_and_one_that_is_truncated_does_not(dtype: str) -> None:
+    smallest, normal = smallest_subnormal(dtype), smallest_normal(dtype)
+    exact = np.random.default_rng(0).random(1000) * normal
+    bound = element_bound(np.zeros(1000), exact, TABLE["convt3d", dtype])
+    rounded = decode(encode(exact, dtype), dtype)
+    assert (np.abs(rounded - exact) <= bound).all()
+    assert np.abs(rounded - exact).max() > 0.99 * bound.max()
+    truncated = np.floor(exact / smallest) * smallest
+    assert 0.4 < (np.abs(truncated - exact) <= bound).mean() < 0.6
+
+
+def test_a_subject_that_truncates_subnormals_fails() -> None:
+    """2^-17 times 1023/1024 is 127.875 subnormals: truncated it errs by seven eighths of one."""
+    values = {"input": 2.0**-17, "weight": 1023 / 1024, "grad_output": 1.0}
+    case = Case(dtype="f16", lane="normal")
+    tensors = {name: np.full((1, 1, 1, 1, 1), value) for name, value in values.items()}
+    expectation = expect(case, Inputs(bias=None, **tensors))
+    exact = expectation.exact.output
+    assert 0 < exact.item() < smallest_normal("f16")
+    results = {
+        name: encode(getattr(expectation.exact, name), "f16")
+        for name in ("output", "grad_input", "grad_weight")
+    }
+    assert judge(case, expectation, Outcome("ok", results=results), "convt3d").verdict == "pass"
+    truncated = np.floor(exact / smallest_subnormal("f16")) * smallest_subnormal("f16")
+    results["output"] = encode(truncated, "f16")
+    judgement = judge(case, expectation, Outcome("ok", results=results), "convt3d")
+    assert (judgement.verdict, judgement.result) == ("wrong", "output")
+
+
+def test_a_tie_between_subnormals_is_within_the_bound_and_no_more() -> None:
+    row, smallest = TABLE["convt3d", "f16"], smallest_subnormal("f16")
+    bound = element_bound(np.zeros(()), np.array(0.5 * smallest), row)
+    assert bound == 0.5 * smallest
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f32", "f16", "bf16"])
+def test_where_subnormals_end_both_kinds_of_rounding_err_alike(dtype: str) -> None:
+    least = unit_roundoff(dtype) * smallest_normal(dtype)
+    assert underflow(dtype, flushes=False) == (least or smallest_subnormal("f64"))
+    assert underflow(dtype, flushes=True) == smallest_normal(dtype)

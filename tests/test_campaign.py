@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import corpus
+from fuzz.campaign import MOST_RESTARTS
 from fuzz.case import parse_case
 
 ROOT = Path(__file__).parents[1]
@@ -47,10 +48,8 @@ class Run:
         )
         return done.returncode, done.stdout
 
-    @contextmanager
-    def started(self, *arguments: str, **fakes: str) -> Iterator[subprocess.Popen[str]]:
-        """The command, once every shard is generating cases; ended at the latest on leaving."""
-        process = subprocess.Popen(
+    def popen(self, *arguments: str, **fakes: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             self.command(*arguments),
             cwd=ROOT,
             env={**os.environ, **fakes},
@@ -58,6 +57,11 @@ class Run:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    @contextmanager
+    def started(self, *arguments: str, **fakes: str) -> Iterator[subprocess.Popen[str]]:
+        """The command, once every shard is generating cases; ended at the latest on leaving."""
+        process = self.popen(*arguments, **fakes)
         try:
             shards = int(next(a for a in arguments if a.startswith("--shards=")).split("=")[1])
             journals = [self.state / "journal" / f"shard{index}.txt" for index in range(shards)]
@@ -124,7 +128,8 @@ def test_right_subjects_give_exit_0_and_an_account_of_what_ran(run: Run) -> None
         r"^seed +7, 2 shards$", r"^dtypes +f64 f32 f16 bf16$",
         r"^cases +41 in .* cases/s \(1 from the corpus, 0 while shrinking\)$",
         r"^  dtype .*f32 \d+", r"^  lane .*int \d+", r"^  mode .*hostile \d+",
-        r"^  draws .*discarded 0\.\d+%$", r"^  bound .*convt3d: .*f16 \d\.\d+",
+        r"^  draws .*discarded 0\.\d+%$", r"^  bound .*convt3d: +output +grad_input +",
+        r"^ +f16( +\d\.\d+){4}$", r"^coverage +1,\d+ of 2,\d+ pairs of features met, \d+ missing",
         r"^  convt3d +pass \d+", r"^  oracle +pass \d+", r"^  native +pass \d+",
         r"^exit 0: no failure of convt3d or the oracle in 41 cases$",
     ):  # fmt: skip
@@ -162,7 +167,7 @@ def test_a_failure_of_ours_turns_the_run_red_and_one_of_native_is_a_finding(
 ) -> None:
     run.keep("f32_s2_int")
     assert run("--corpus-only", "--time-limit=1", **{f"FAKE_{leg}": behaviour})[0] == code
-    assert run.findings(file) == ["f32_s2_int"]
+    assert run.findings(file) == ["f32_s2x1x1_int"]
 
 
 def test_a_failure_that_depends_on_the_process_is_red_and_called_unconfirmed(run: Run) -> None:
@@ -242,20 +247,81 @@ def test_a_campaign_survives_the_death_of_its_workers(run: Run) -> None:
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
         printed, _ = process.communicate(timeout=TIME_LIMIT_S)
-    cases = re.search(r"^exit [01]: .*?([\d,]+) cases", printed, re.MULTILINE)
-    assert cases, printed
-    # A leg that was killed in the middle of a case is told from one that crashes by itself.
-    assert process.returncode == 0 or "unconfirmed" in printed
+    assert process.returncode == 0, printed
+    for leg in ("convt3d", "oracle", "native"):
+        assert re.search(
+            rf"^incidents .*{leg} SIGKILL( between two cases)? 1", printed, re.MULTILINE
+        )
 
 
-def test_the_death_of_a_shard_is_no_pass_and_names_its_last_case(run: Run) -> None:
-    with run.started("--duration=600", "--shards=1") as process:
-        shards = [pid for pid, line in descendants(process.pid).items() if "spawn_main" in line]
-        assert len(shards) == 1
-        os.kill(shards[0], signal.SIGKILL)
+def shards_of(process: subprocess.Popen[str]) -> list[int]:
+    return [pid for pid, line in descendants(process.pid).items() if "spawn_main" in line]
+
+
+def test_a_killed_shard_is_replaced_and_no_case_is_lost(run: Run) -> None:
+    run.keep("f32_i2_int")
+    with run.started("--examples=400", "--shards=1", "--seed=3") as process:
+        (shard,) = shards_of(process)
+        os.kill(shard, signal.SIGKILL)
         printed, _ = process.communicate(timeout=TIME_LIMIT_S)
+    assert process.returncode == 0, printed
+    told = (
+        r"^shard 0 ended with exit code -9; its last case: \w+_n\d.*; another one takes its place"
+    )
+    assert re.search(told, printed, re.MULTILINE), printed
+    assert re.search(r"^incidents .*shard killed 1", printed, re.MULTILINE), printed
+    assert re.search(r"^cases +401 in .* \(1 from the corpus", printed, re.MULTILINE), printed
+
+
+def test_a_failure_that_is_being_shrunk_when_its_shard_dies_is_not_lost(run: Run) -> None:
+    unfinished = run.state / "journal" / "shard0.unfinished.txt"
+    process = run.popen("--examples=60", "--shards=1", FAKE_CONVT3D="wrong.slowly")
+    deadline_s = time.monotonic() + TIME_LIMIT_S
+    while not unfinished.exists():
+        assert time.monotonic() < deadline_s and process.poll() is None
+        time.sleep(0.01)
+    os.kill(shards_of(process)[0], signal.SIGKILL)
+    printed, _ = process.communicate(timeout=TIME_LIMIT_S)
+    assert process.returncode == 1, printed
+    assert not unfinished.exists()
+    first, *others = run.findings("findings.txt")
+    assert "failure: convt3d" in printed and others  # it was found again, and shrunk
+    assert parse_case(first).multiply_adds >= parse_case(others[0]).multiply_adds
+
+
+def test_a_killed_campaign_leaves_its_findings_in_files(run: Run) -> None:
+    unfinished = run.state / "journal" / "shard0.unfinished.txt"
+    process = run.popen("--duration=600", "--shards=1", FAKE_CONVT3D="wrong.slowly")
+    deadline_s = time.monotonic() + TIME_LIMIT_S
+    while not unfinished.exists():
+        assert time.monotonic() < deadline_s and process.poll() is None
+        time.sleep(0.01)
+    pids = list(descendants(process.pid))
+    process.kill()
+    process.communicate()
+    wait_until_gone(pids)
+    assert len(run.findings("findings.txt")) == 1  # the shard has written it down
+    unfinished.write_text(
+        "# native finding: native f16 crashed\nf16_int\n"
+    )  # had it been killed too
+    assert "left by a campaign that was killed: native finding" in run("--examples=10")[1]
+    assert run.findings("native_findings.txt") == ["f16_int"]
+    assert not unfinished.exists()
+
+
+def test_a_shard_that_dies_again_and_again_is_no_pass(run: Run) -> None:
+    with run.started("--duration=600", "--shards=1") as process:
+        deadline_s = time.monotonic() + TIME_LIMIT_S
+        while process.poll() is None:
+            assert time.monotonic() < deadline_s
+            for shard in shards_of(process):
+                os.kill(shard, signal.SIGKILL)
+            time.sleep(0.05)
+        assert process.stdout is not None
+        printed = process.stdout.read()
     assert process.returncode == 2, printed
-    assert re.search(r"shard 0 ended with exit code -9; its last case: \w+_n\d", printed)
+    assert printed.count("another one takes its place") == MOST_RESTARTS
+    assert "exit 2: the campaign broke down: shard 0 ended with exit code -9" in printed
 
 
 def test_no_case_at_all_is_no_pass(run: Run) -> None:
@@ -285,7 +351,52 @@ def test_a_campaign_draws_from_the_plans_of_convt3d(run: Run) -> None:
 def test_a_required_gpu_that_is_missing_is_an_error(run: Run) -> None:
     code, printed = run("--examples=10", CONVT3D_REQUIRE_GPU="1")
     assert code == 2
-    assert "CONVT3D_REQUIRE_GPU is set, but the subjects find no GPU" in printed
+    starting, ending = printed.splitlines()
+    assert starting.startswith("starting ")
+    assert "CONVT3D_REQUIRE_GPU is set, but the subjects find no GPU" in ending
+
+
+def test_the_missing_pairs_of_features_are_shown_when_asked_for(run: Run) -> None:
+    code, printed = run("--examples=10", "--shards=1", "--seed=1", "--coverage", "--dtypes=f32")
+    assert code == 0
+    assert re.search(r"^  stride +\d/4( +\d+/\d+){7}$", printed, re.MULTILINE)
+    assert re.search(r"^  missing: \d+$", printed, re.MULTILINE)
+    assert re.search(r"^    lane x grad_weight plan: ", printed, re.MULTILINE)
+
+
+def test_profile_ci_meets_all_pairs_of_features_in_a_dtype(run: Run) -> None:
+    code, printed = run("--profile=ci", "--examples=150", "--shards=2", "--dtypes=f16")
+    assert code == 0, printed
+    met = re.search(
+        r"^coverage +([\d,]+) of ([\d,]+) pairs of features met$", printed, re.MULTILINE
+    )
+    assert met and met.group(1) == met.group(2), printed
+    assert re.search(r"^cases +150 in ", printed, re.MULTILINE), "covering cases are examples"
+
+
+def test_profile_ci_is_no_pass_when_a_pair_was_not_met(run: Run) -> None:
+    code, printed = run("--profile=ci", "--examples=20", "--shards=1")
+    assert code == 2
+    assert re.search(r"^exit 2: [\d,]+ pairs of features were not met in 20 cases", printed, re.M)
+    assert "  missing: " in printed
+    run.keep("f32_int")
+    assert run("--profile=ci", "--corpus-only")[0] == 0
+
+
+def test_a_failure_of_a_covering_case_is_confirmed_and_shrunk(run: Run) -> None:
+    code, printed = run("--profile=ci", "--examples=40", "--shards=1", FAKE_CONVT3D="segfault")
+    assert code == 1
+    assert "failure: convt3d" in printed and "shrunk" in printed
+    assert parse_case(run.findings("findings.txt")[0]).multiply_adds == 1
+
+
+def test_native_findings_are_written_down_once(run: Run) -> None:
+    run.keep("f32_s2x1x1_int")
+    for _ in range(2):
+        assert run("--corpus-only", FAKE_NATIVE="wrong")[0] == 0
+        assert run.findings("native_findings.txt") == ["f32_s2x1x1_int"]
+    assert run("--corpus-only", FAKE_NATIVE="segfault")[0] == 0  # another finding
+    assert run.findings("native_findings.txt") == 2 * ["f32_s2x1x1_int"]
 
 
 def test_subjects_that_cannot_be_loaded_are_an_error(run: Run) -> None:

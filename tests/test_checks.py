@@ -69,7 +69,10 @@ def test_the_share_of_the_bound_is_that_of_the_worst_element() -> None:
     comparison = compare(expectation, outcome, "convt3d", "output")
     assert comparison.bound is not None
     shares = np.abs(comparison.got - comparison.exact) / comparison.bound
-    assert 0 < shares.max() == comparison.share <= verdict(expectation, outcome).share_of_bound < 1
+    judgement = verdict(expectation, outcome)
+    assert 0 < shares.max() == comparison.share <= judgement.share_of_bound < 1
+    assert judgement.shares.keys() == set(RESULTS)
+    assert judgement.shares["output"] == comparison.share
 
 
 # ---- just outside ---------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ def test_a_wrong_reference_is_seen_even_where_every_leg_is_wrong_in_the_same_way
     exact = replace(right.exact, **{result: getattr(right.exact, result) + 1})
     expectation = Expectation(right.case, right.inputs, exact)
     judgement = verdict(expectation, exact_outcome(expectation, leg), leg)
-    assert judgement.verdict is Verdict.WRONG
+    assert (judgement.verdict, judgement.check) == (Verdict.WRONG, "identity")
     assert judgement.detail.endswith("the reference gives the same results, so it is wrong too"), (
         judgement.detail
     )
@@ -168,10 +171,51 @@ def test_a_wrong_reference_is_seen_even_where_every_leg_is_wrong_in_the_same_way
 # ---- form -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", ["refused", "crashed", "hung"])
-def test_a_status_that_is_not_ok_is_the_verdict(status: str) -> None:
-    judgement = verdict(expectation_of(Case()), Outcome(status, "why"))
-    assert (judgement.verdict.value, judgement.detail) == (status, "why")
+@pytest.mark.parametrize(
+    ("status", "message", "check"),
+    [
+        ("refused", "ValueError: padding=5", "refusal"),
+        ("hung", "no answer within 20 s", "hang"),
+        ("crashed", "killed by signal 11 (SIGSEGV)", "signal"),
+        ("crashed", "ended with exit code 3", "exit"),
+        ("crashed", "RuntimeError: CUDA error: an illegal memory access", "cuda"),
+        ("crashed", "KeyError: 'a'", "exception"),
+        ("crashed", "tsan: data race: SIGSEGV is not what it is", "tsan"),
+        ("crashed", "memcheck: Invalid __global__ write of size 16 bytes", "memcheck"),
+        ("crashed", "emulator: barrier that only part of the block reaches", "emulator"),
+    ],
+)
+def test_a_status_that_is_not_ok_is_the_verdict(status: str, message: str, check: str) -> None:
+    judgement = verdict(expectation_of(Case()), Outcome(status, message))
+    assert (judgement.verdict.value, judgement.detail) == (status, message)
+    assert judgement.check == check
+
+
+def test_the_stage_of_a_crash_is_told() -> None:
+    outcome = Outcome("crashed", "KeyError: 'a'", stage="backward")
+    assert verdict(expectation_of(Case()), outcome).detail == "in backward: KeyError: 'a'"
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        ("12 bytes written out of bounds, first 0 bytes after the end of input", "guard"),
+        ("input was overwritten", "input"),
+        ("1 of 8 elements of output still hold the poison: never written", "poison"),
+    ],
+)
+def test_the_check_that_a_kind_of_damage_fails(damage: str, check: str) -> None:
+    expectation = expectation_of(Case(**SMALL))
+    judgement = verdict(expectation, exact_outcome(expectation, damage=(damage,)))
+    assert (judgement.verdict, judgement.check) == (Verdict.WRONG, check)
+
+
+@pytest.mark.parametrize(("lane", "check"), [("int", "value"), ("normal", "bound")])
+def test_a_wrong_element_fails_the_check_of_its_lane(lane: str, check: str) -> None:
+    expectation = expectation_of(Case(lane=lane, **SMALL))
+    judgement = verdict(expectation, changed(exact_outcome(expectation), "output", 0, 0x3F800000))
+    assert judgement.check == check
+    assert verdict(expectation, exact_outcome(expectation)).check == ""
 
 
 def test_damage_is_wrong_even_if_the_results_are_right() -> None:
@@ -198,6 +242,7 @@ def test_results_of_the_wrong_form_are_wrong(result: str, array: Any, sentence: 
     judgement = verdict(expectation, outcome)
     assert (judgement.verdict, judgement.result) == (Verdict.WRONG, result)
     assert judgement.detail.startswith(sentence)
+    assert judgement.check == "shape"
 
 
 NAMED: dict[str, Any] = {
@@ -226,7 +271,7 @@ def test_a_plan_that_ran_in_place_of_the_named_one_is_wrong_for_convt3d(
 ) -> None:
     expectation = expectation_of(Case(**NAMED))
     judgement = verdict(expectation, exact_outcome(expectation, plans=ran))
-    assert judgement.verdict is Verdict.WRONG
+    assert (judgement.verdict, judgement.check) == (Verdict.WRONG, "plan")
     assert sentence in judgement.detail
     assert passes(expectation, exact_outcome(expectation, "native"), "native")
 

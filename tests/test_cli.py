@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,7 @@ def test_repro_of_a_case_that_all_legs_pass(capsys: pytest.CaptureFixture[str]) 
     for leg in ("convt3d", "oracle", "native"):
         assert f"{leg:<10} pass\n" in printed
     assert "agree with the reference" in printed
+    assert printed.endswith("\nexit 0: every leg passed\n")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,15 @@ def test_repro_shows_each_leg_and_the_card_and_fails_for_ours_only(
     assert line in done.stdout
     assert f"make repro CASE={case}" in done.stdout
     assert "machine " in done.stdout
+    meaning = "only native failed" if leg == "NATIVE" else f"{leg.lower()} failed"
+    assert done.stdout.endswith(f"\nexit {code}: {meaning}\n")
+
+
+def test_repro_of_a_case_that_proves_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    preload(["tests.fake_subjects", "pytest"])
+    assert main(["repro", "f32_special_seed1518", FAKES]) == 0
+    printed = capsys.readouterr().out
+    assert "exit 0: nothing failed, but convt3d and oracle and native could not have" in printed
 
 
 def test_repro_without_a_required_gpu_is_an_error(
@@ -115,13 +127,61 @@ def test_keep_appends_and_list_shows_it(
     assert printed.endswith("3 cases: bf16 1, f16 1, f32 1\n")
 
 
-def test_keep_refuses_a_case_that_is_kept_already(
+def test_keep_of_a_case_that_is_kept_already_says_where_and_changes_nothing(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (directory / "native.txt").read_text()
-    assert main(["keep", "f16_int_bias", "--why=Again.", f"--corpus={directory}"]) == 2
-    assert "f16_bias_int is in native.txt:2 already: Second." in error_line(capsys)
+    assert main(["keep", "f16_int_bias", "--why=Again.", f"--corpus={directory}"]) == 0
+    assert "f16_bias_int is in native.txt:2 already: Second.\n" in capsys.readouterr().out
     assert (directory / "native.txt").read_text() == before
+
+
+def test_a_misspelt_corpus_file_is_no_new_one(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["keep", "f64_int", "--why=Why.", f"--corpus={directory}", "--file=nativ"]
+    assert main(command) == 2
+    assert "file='nativ', but must be one of native, regressions" in error_line(capsys)
+    assert main([*command, "--new-file"]) == 0
+    assert (directory / "nativ.txt").exists()
+
+
+def test_a_misspelt_corpus_directory_is_an_error(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["list"], ["run", "--corpus-only", FAKES], ["keep", "f64_int", "--why=Why."]):
+        assert main([*command, f"--corpus={directory / 'typo'}"]) == 2
+        assert "typo' does not exist" in error_line(capsys)
+
+
+def test_output_that_nobody_reads_gives_no_traceback() -> None:
+    command = f"{sys.executable} -m fuzz list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{128 + signal.SIGPIPE}\n", "")
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.3, 0.6])
+def test_an_interrupt_at_once_gives_one_line_and_no_traceback(delay_s: float) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "fuzz", "run", "--examples=10", FAKES]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.split()[-1] == "argparse":  # the interpreter itself is up, and the handler next
+            break
+    time.sleep(delay_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in error
 
 
 def test_a_corpus_that_does_not_parse_is_named_with_file_and_line(
@@ -137,11 +197,11 @@ def test_a_corpus_that_does_not_parse_is_named_with_file_and_line(
     ("arguments", "message"),
     [
         ([], "COMMAND"),
-        (["judge"], "invalid choice: 'judge'"),
+        (["jugde"], "invalid choice: 'jugde'"),
         (["keep", "f32_int"], "--why"),
         (["run", "--dtypes=f32,f33"], "'f33', but must be of f64, f32, tf32, f16, bf16"),
         (["run", "--lanes=none"], "'none', but must be of int, normal, special"),
-        (["run", "--modes=asan"], "'asan', but must be of fast, hostile"),
+        (["run", "--modes=quick"], "'quick', but must be of fast, hostile"),
         (["run", "--duration=0"], "0.0, but must be above 0"),
         (["run", "--duration=nan"], "nan, but must be above 0"),
         (["run", "--examples=-1"], "-1, but must be at least 1"),

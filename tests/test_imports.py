@@ -16,17 +16,38 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "convt3d": {"torch"},
     "reference": {"numpy"},
-    "fuzz": {"reference", "convt3d", "numpy", "hypothesis", "torch"},
+    "fuzz": {
+        "reference",
+        "convt3d",
+        "numpy",
+        "hypothesis",
+        "torch",
+        "tree_sitter",
+        "tree_sitter_cpp",
+    },
     "tests": {"fuzz", "reference", "convt3d", "numpy", "hypothesis", "torch", "pytest", "conftest"},
 }
 # Of fuzz, only what runs in the processes of the subjects.
-WITH_TORCH = ("arena.py", "subjects.py")
+WITH_TORCH = (
+    "arena.py",
+    "far_memory.py",
+    "sanitized_subjects.py",
+    "separate_memory.py",
+    "subjects.py",
+)
 # Parts that hold no torch of their own: plain integers and text, and whatever has a say in a verdict.
 WITHOUT_TORCH = (
     "convt3d/__init__.py",
     "convt3d/geometry.py",
     "convt3d/plan.py",
     "convt3d/kernels/*.py",
+    *(
+        f"fuzz/referee/{name}.py"
+        for name in (
+            *("task", "pool", "properties", "starting"),
+            *("verdicts", "judging", "report", "command"),
+        )
+    ),
     *(f"fuzz/{path.name}" for path in (ROOT / "fuzz").glob("*.py") if path.name not in WITH_TORCH),
 )
 NATIVE_CALL = re.compile(

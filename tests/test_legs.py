@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,7 +94,7 @@ def test_a_fresh_process_does_not_confirm_what_an_earlier_case_brought_about(
 
 
 @pytest.mark.parametrize(
-    ("asked_s", "limits_s"), [(None, [20.0, 20.0, 3.0]), (1.0, [1.0] * 3), (60.0, [60.0] * 3)]
+    ("asked_s", "limits_s"), [(None, [20.0, 20.0, 10.0]), (1.0, [1.0] * 3), (60.0, [60.0] * 3)]
 )
 def test_native_gets_less_time_unless_a_limit_is_asked_for(
     asked_s: float | None, limits_s: list[float]
@@ -126,3 +129,36 @@ def test_an_error_of_the_judge_is_loud_and_names_the_case(
 
 def test_every_failure_of_a_leg_counts_as_one() -> None:
     assert set(Verdict) - FAILURES == {Verdict.PASS, Verdict.MISTRUSTED}
+
+
+# ---- interference ---------------------------------------------------------------------------------
+
+
+def test_a_leg_killed_in_mid_case_runs_it_again_and_the_examination_says_so() -> None:
+    with Legs("tests.fake_subjects") as legs:
+        legs.await_ready()
+        native = legs.workers["native"].pid
+        threading.Timer(0.1, lambda: os.kill(native, signal.SIGKILL)).start()
+        examination = legs.examine(behaving(grad_weight_plan="slow"))
+        assert verdicts(examination) == ["pass"] * 3
+        assert examination.incidents == ("native SIGKILL",)
+        assert legs.examine(behaving()).incidents == ()
+
+
+def test_one_leg_may_be_examined_alone(three_legs: Legs) -> None:
+    examination = three_legs.examine_alone(behaving(grad_weight_plan="segfault"), "native")
+    assert examination.failing_legs() == ("native",)
+    assert examination.judgements.keys() == {"native"}
+    assert examination.card("here", "native").startswith("CRASHED    native")
+    assert three_legs.examine_alone(behaving(), "native").failing_legs() == ()
+
+
+def test_the_journal_tells_cases_from_runs_on_one_leg(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.txt"
+    with Legs("tests.fake_subjects", journal=journal) as legs:
+        examination = legs.examine(behaving(forward_plan="wrong"))
+        legs.confirm(examination, "convt3d")
+        legs.examine_alone(behaving(), "native")
+    lines = journal.read_text().splitlines()
+    assert [line.partition("  # ")[2] for line in lines] == ["", "convt3d again", "native alone"]
+    assert parse_case(lines[0]) == examination.case

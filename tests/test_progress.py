@@ -9,6 +9,7 @@ import pytest
 
 from fuzz import progress
 from fuzz.case import Case
+from fuzz.coverage import pairs_of
 from fuzz.legs import LEGS, Examination
 from fuzz.outcome import Judgement, Verdict
 from fuzz.progress import Display, Tally, progress_line, summary, total
@@ -21,7 +22,8 @@ class Terminal(io.StringIO):
 
 def examination(case: Case, **verdicts: Verdict) -> Examination:
     judgements = {
-        leg: Judgement(leg, verdicts.get(leg, Verdict.PASS), share_of_bound=0.25) for leg in LEGS
+        leg: Judgement(leg, verdicts.get(leg, Verdict.PASS), shares={"output": 0.25})
+        for leg in LEGS
     }
     return Examination(case, cast(Any, None), {}, judgements)
 
@@ -42,13 +44,34 @@ def test_tallies_of_shards_add_up() -> None:
 
 
 def test_the_share_of_the_bound_is_the_largest_of_any_pass() -> None:
-    tallies = [Tally(shares_of_bound={"f16": 0.5, "f32": 0.1}), Tally(shares_of_bound={"f16": 0.7})]
-    assert total(tallies).shares_of_bound == {"f16": 0.7, "f32": 0.1}
+    half, more, third = ("f16", "output"), ("f16", "grad_bias"), ("f32", "output")
+    tallies = [Tally(shares={half: 0.5, third: 0.1}), Tally(shares={half: 0.7, more: 0.2})]
+    assert total(tallies).shares == {half: 0.7, more: 0.2, third: 0.1}
     tally = Tally()
     tally.add(examination(Case(), convt3d=Verdict.WRONG))
-    assert tally.shares_of_bound == {}
+    assert tally.shares == {}
     tally.add(examination(Case()))
-    assert tally.shares_of_bound == {"f32": 0.25}
+    assert tally.shares == {third: 0.25}
+
+
+def test_the_summary_says_how_tight_the_bounds_are_by_dtype_and_result() -> None:
+    assert "no share of it was used" in summary(Tally(), 0.0)
+    tally = Tally(shares={("f16", "output"): 0.5, ("bf16", "grad_weight"): 0.123})
+    lines = summary(tally, 1.0).splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("  bound "))
+    assert lines[header].split()[-4:] == ["output", "grad_input", "grad_weight", "grad_bias"]
+    assert lines[header + 1].split() == ["bf16", "-", "-", "0.12", "-"]
+    assert lines[header + 2].split() == ["f16", "0.50", "-", "-", "-"]
+    assert len({len(line) for line in lines[header : header + 3]}) == 1
+
+
+def test_pairs_of_features_are_met_unless_the_case_proves_nothing() -> None:
+    one, other, doubtful = Case(), Case(dtype="f16", stride=(2, 2, 2)), Case(lane="special")
+    tallies = [Tally(), Tally()]
+    tallies[0].add(examination(one))
+    tallies[1].add(examination(other, convt3d=Verdict.CRASHED))
+    tallies[1].add(examination(doubtful, convt3d=Verdict.MISTRUSTED))
+    assert total(tallies).met == pairs_of(one) | pairs_of(other)
 
 
 def test_the_summary_counts_mistrusted_and_unconfirmed_verdicts() -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from hypothesis import strategies as st
 
-from fuzz import search
+from fuzz import inquiry
 from fuzz.case import Case, parse_case
+from fuzz.checks import judge
+from fuzz.failure import SHRUNK, UNCONFIRMED, UNSHRUNK, Failure, kind_of
 from fuzz.legs import LEGS, Examination, HarnessError, Legs
 from fuzz.outcome import Judgement, Outcome, Verdict
 from fuzz.progress import Tally
-from fuzz.search import SHRUNK, UNCONFIRMED, UNSHRUNK, EndOfCampaign, Failure, Search
+from fuzz.search import EndOfCampaign, Search
 from fuzz.strategies import cases
 from fuzz.worker import preload
 
@@ -31,32 +35,60 @@ class FakeLegs:
     Args:
         verdicts: a case -> verdicts of the legs that do not pass.
         confirmed: the same in a fresh process.
+        sanitized: the same under a sanitizer.
+        device: "cuda" or "emulator".
     """
 
     def __init__(
         self,
         verdicts: Callable[[Case], Verdicts],
         confirmed: Callable[[Case], Verdicts] | None = None,
+        sanitized: Callable[[Case], Verdicts] = lambda case: {},
+        device: str = "emulator",
     ) -> None:
         self.verdicts = verdicts
         self.confirmed = confirmed or verdicts
+        self.sanitized = sanitized
+        self.device = device
+        self.says = ""  # of a crash
         self.examined: list[Case] = []
+        self.fresh: list[Case] = []
+        self.alone: list[Case] = []
 
-    def examine(self, case: Case) -> Examination:
+    def examine(self, case: Case, is_hasty: bool = False) -> Examination:
         self.examined.append(case)
         return self._examination(case, self.verdicts(case))
 
+    def examine_alone(self, case: Case, leg: str) -> Examination:
+        self.alone.append(case)
+        examination = self._examination(case, self.sanitized(case))
+        mine = {leg: examination.judgements[leg]}
+        crashed = mine[leg].verdict is Verdict.CRASHED
+        outcome = Outcome("crashed", f"{case.mode}: invalid write") if crashed else Outcome("ok")
+        return replace(examination, outcomes={leg: outcome}, judgements=mine)
+
+    def await_facts(self) -> dict[str, str]:
+        return {"device": self.device}
+
     def confirm(self, examination: Examination, leg: str) -> Examination:
+        self.fresh.append(examination.case)
         return self._examination(examination.case, self.confirmed(examination.case))
 
     def _examination(self, case: Case, verdicts: Verdicts) -> Examination:
         judgements = {
             leg: Judgement(
-                leg, verdicts.get(leg, Verdict.PASS), "output" if leg in verdicts else ""
+                leg,
+                verdicts.get(leg, Verdict.PASS),
+                "output" if verdicts.get(leg) is Verdict.WRONG else "",
             )
             for leg in LEGS
         }
-        outcomes = {leg: Outcome("ok") for leg in LEGS}
+        outcomes = {
+            leg: Outcome("crashed", self.says)
+            if verdicts.get(leg) is Verdict.CRASHED
+            else Outcome("ok")
+            for leg in LEGS
+        }
         return Examination(case, cast(Any, None), outcomes, judgements)
 
 
@@ -135,11 +167,12 @@ def test_a_failure_of_ours_shrinks_to_the_simplest_dtype_but_one_of_native_keeps
         assert {failure.examination.case.dtype for failure in failures} == dtypes
 
 
-def test_no_case_is_examined_twice_so_that_a_subject_of_moods_is_never_flaky() -> None:
+def test_no_case_is_drawn_twice_so_that_a_subject_of_moods_is_never_flaky() -> None:
     moods = random.Random(0)
     legs = FakeLegs(wrong_if("convt3d", lambda case: moods.random() < 0.3))
     failures, _ = explore(legs)
-    assert len(legs.examined) == len(set(legs.examined)) > 10
+    # fuzz.reduce may try once more what Hypothesis has drawn.
+    assert len(set(legs.examined)) > 10 and max(Counter(legs.examined).values()) <= 2
     # A fresh process may be in another mood than the one in which the case shrank.
     assert [f.status for f in failures if f.status != UNCONFIRMED] in ([SHRUNK], [UNSHRUNK])
 
@@ -161,7 +194,7 @@ def test_a_failure_of_ours_met_while_a_native_one_is_shrunk_is_reported() -> Non
 
     failures, _ = explore(FakeLegs(verdicts), strategy=cases(dtypes=("f32",)))
     statuses = [(failure.kind.leg, failure.status) for failure in failures]
-    assert statuses == [("convt3d", UNSHRUNK), ("native", SHRUNK)]
+    assert statuses == [("native", SHRUNK), ("convt3d", SHRUNK)]
 
 
 def test_shrinking_ends_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,11 +205,11 @@ def test_shrinking_ends_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
         now_s += 1
         return {"convt3d": Verdict.WRONG} if max(case.stride) > 1 else {}
 
-    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: now_s))
-    monkeypatch.setitem(search.SHRINK_S, "convt3d", 5.0)
+    monkeypatch.setattr(inquiry, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setitem(inquiry.SHRINK_S, "convt3d", 6.0)
     failures, tally = explore(FakeLegs(verdicts))
     assert [failure.status for failure in failures] == [SHRUNK]
-    assert tally.shrink_cases == 5
+    assert tally.shrink_cases == 6  # half of them for Hypothesis, half for fuzz.reduce
     assert max(failures[0].examination.case.stride) > 1
 
 
@@ -188,7 +221,7 @@ def test_shrinking_ends_soon_after_the_campaign() -> None:
     assert tally.shrink_cases < 20
 
 
-def test_the_search_ends_when_no_time_is_left() -> None:
+def test_the_searchends_when_no_time_is_left() -> None:
     left_s = itertools.chain([1.0] * 7, itertools.repeat(0.0))
     _, tally = explore(FakeLegs(lambda case: {}), left_s=lambda: next(left_s))
     assert tally.cases == 7
@@ -230,7 +263,7 @@ def test_a_known_native_defect_of_the_corpus_is_no_finding() -> None:
     assert (tally.known_native, tally.fixed_native, tally.corpus_cases) == (1, 1, 2)
     assert not failures
     searching.replay(Case())
-    assert [(f.kind.leg, f.status) for f in failures] == [("native", UNSHRUNK)]
+    assert [(f.kind.leg, f.status) for f in failures] == [("native", SHRUNK)]
 
 
 def test_ours_must_pass_where_native_is_known_to_fail() -> None:
@@ -260,3 +293,187 @@ def test_shrinking_goes_on_across_real_crashes(
     plan = {f"{primitive}_plan": behaviour}
     assert failures[0].examination.case == Case(**plan)  # type: ignore[arg-type]
     assert tally.shrink_cases > 0
+
+
+def test_a_native_failure_is_shrunk_in_few_tries_and_the_batch_goes_on() -> None:
+    legs = FakeLegs(wrong_if("native", lambda case: case.kernel_size[1] > 2))
+    failures, tally = explore(legs, strategy=cases(dtypes=("f32",)), examples=200)
+    assert [str(failure.examination.case) for failure in failures] == ["f32_k1x3x1_int"]
+    assert tally.shrink_cases < 100
+    assert tally.generated > 150
+
+
+def test_a_much_better_specimen_of_a_known_kind_is_reported_again() -> None:
+    # Both shrink as far as they can: from the first there is no way to the second.
+    def verdicts(case: Case) -> Verdicts:
+        is_wrong = (case.n == 7 and case.in_channels == 8) or case.kernel_size == (1, 1, 5)
+        return {"native": Verdict.WRONG} if is_wrong and not case.n == 1 == case.in_channels else {}
+
+    search, failures, _ = searching(FakeLegs(verdicts))
+    sizes = []
+    for text in (
+        "f32_n7_ci8_i3_int",
+        "f32_n7_ci8_i4_int",
+        "f32_n2_k1x1x5_int",
+        "f32_n3_k1x1x5_int",
+    ):
+        search.examine(parse_case(text))
+        sizes.append(len(failures))
+    assert sizes == [1, 1, 2, 2]
+    assert [str(failure.examination.case) for failure in failures] == [
+        "f32_n7_ci8_int",
+        "f32_n2_k1x1x5_int",
+    ]
+    search.learn(failures[0].kind, 1)  # another shard has one that cannot be bettered
+    search.examine(parse_case("f32_n3_i1_k1x1x5_int_seed4"))
+    assert len(failures) == 2
+
+
+# ---- given cases ----------------------------------------------------------------------------------
+
+
+def searching(legs: Any, left_s: float = 1e9) -> tuple[Search, list[Failure], Tally]:
+    tally, failures = Tally(), list[Failure]()
+    return (
+        Search(legs, cases(dtypes=DTYPES), tally, failures.append, lambda: left_s),
+        failures,
+        tally,
+    )
+
+
+LARGE = parse_case("bf16_n3_g2_ci4_co6_i5x4x3_k3x2x3_s2x3x1_p1_op1_d2_bias_cl_normal_seed9")
+
+
+@pytest.mark.parametrize(("leg", "dtype"), [("convt3d", "f32"), ("native", "bf16")])
+@pytest.mark.parametrize("entry", [Search.replay, Search.examine])
+def test_a_given_case_that_fails_is_confirmed_and_shrunk(
+    entry: Callable[[Search, Case], None], leg: str, dtype: str
+) -> None:
+    legs = FakeLegs(wrong_if(leg, lambda case: case.stride[1] > 2))
+    search, failures, tally = searching(legs)
+    entry(search, LARGE)
+    assert [failure.status for failure in failures] == [SHRUNK]
+    assert failures[0].examination.case == parse_case(f"{dtype}_s1x3x1_int")
+    assert tally.shrink_cases > 0
+    assert legs.fresh[0] == LARGE
+    entry(search, LARGE)
+    assert len(failures) == 1  # its like is known now
+
+
+def test_a_given_case_fails_for_each_leg_that_does() -> None:
+    search, failures, _ = searching(
+        FakeLegs(lambda case: {"convt3d": Verdict.WRONG, "native": Verdict.CRASHED})
+    )
+    search.examine(LARGE)
+    assert [failure.kind.leg for failure in failures] == ["convt3d", "native"]
+
+
+def test_a_drawn_case_on_which_two_legs_fail_brings_two_failures() -> None:
+    legs = FakeLegs(lambda case: {"convt3d": Verdict.WRONG, "native": Verdict.CRASHED})
+    failures, _ = explore(legs, strategy=cases(dtypes=("f32",)), examples=5)
+    assert [failure.kind.leg for failure in failures] == ["convt3d", "native"]
+
+
+# ---- verdicts on crashes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "verdict"),
+    [({}, "pass"), ({"native": Verdict.WRONG}, "wrong"), ({"native": Verdict.CRASHED}, "crashed")],
+)
+def test_a_case_that_crashed_has_the_verdict_of_a_fresh_process(
+    confirmed: Verdicts, verdict: str
+) -> None:
+    legs = FakeLegs(
+        lambda case: {"native": Verdict.CRASHED} if case == LARGE else {}, lambda case: confirmed
+    )
+    search, failures, tally = searching(legs)
+    search.examine(LARGE)
+    assert tally.verdicts["native", verdict] == (tally.cases if verdict == "pass" else 1)
+    assert sum(n for (leg, _), n in tally.verdicts.items() if leg == "native") == tally.cases
+    assert [failure.status == UNCONFIRMED for failure in failures] == [verdict == "pass"]
+
+
+def test_crashes_are_told_apart_by_signal_tool_and_stage() -> None:
+    def kind(outcome: Outcome) -> str:
+        judgement = judge(Case(), cast(Any, None), outcome, "native")
+        examination = Examination(
+            Case(), cast(Any, None), {"native": outcome}, {"native": judgement}
+        )
+        return str(kind_of(examination, "native"))
+
+    sigsegv = "killed by signal 11 (SIGSEGV) in backward"
+    assert kind(Outcome("crashed", sigsegv, stage="backward")) == (
+        "native f32 crashed SIGSEGV in backward"
+    )
+    assert kind(Outcome("crashed", sigsegv, stage="forward")).endswith("SIGSEGV in forward")
+    assert kind(Outcome("crashed", "tsan: data race")) == "native f32 crashed tsan"
+    assert kind(Outcome("crashed", "RuntimeError: CUDA error: oh")) == (
+        "native f32 crashed CUDA error"
+    )
+    assert kind(Outcome("hung", "no answer", stage="forward")) == "native f32 hung in forward"
+    assert kind(Outcome("refused", "SIGSEGV")) == "native f32 refused"
+
+
+# ---- sanitizers -----------------------------------------------------------------------------------
+
+
+def state_dependent(leg: str, device: str, sanitized: Callable[[Case], Verdicts]) -> FakeLegs:
+    """Wrong, but never in a fresh process."""
+    wrong = wrong_if(leg, lambda case: case.groups > 1)
+    return FakeLegs(wrong, lambda case: {}, sanitized, device)
+
+
+@pytest.mark.parametrize(
+    ("leg", "device", "mode"),
+    [("native", "cuda", "memcheck"), ("convt3d", "cuda", "memcheck"), ("convt3d", "emulator", "asan")],
+)  # fmt: skip
+def test_what_only_a_sanitizer_confirms_is_shrunk_with_it_as_the_check(
+    leg: str, device: str, mode: str
+) -> None:
+    legs = state_dependent(
+        leg, device, lambda case: {leg: Verdict.CRASHED} if case.kernel_size[0] > 2 else {}
+    )
+    search, failures, tally = searching(legs)
+    search.examine(LARGE)
+    (failure,) = failures
+    assert (failure.status, failure.kind.signal) == (SHRUNK, mode)
+    dtype = "bf16" if leg == "native" else "f32"
+    assert failure.examination.case == parse_case(f"{dtype}_k3x1x1_int_{mode}")
+    assert legs.examined == [LARGE]  # the other legs did not run again
+    assert tally.unconfirmed[leg] == 1
+
+
+@pytest.mark.parametrize(
+    ("leg", "device"), [("native", "cuda"), ("convt3d", "emulator"), ("native", "emulator")]
+)
+def test_what_no_sanitizer_confirms_stays_unconfirmed_and_few_are_tried(
+    leg: str, device: str
+) -> None:
+    legs = state_dependent(leg, device, lambda case: {})
+    search, failures, _ = searching(legs)
+    for seed in range(20):
+        search.examine(replace(LARGE, seed=seed))
+    assert [failure.status for failure in failures] == [UNCONFIRMED]
+    can_be_tried = (leg, device) != ("native", "emulator")
+    assert len(legs.alone) == (inquiry.SANITIZER_TRIES if can_be_tried else 0)
+
+
+def test_no_sanitizer_is_started_near_the_end() -> None:
+    legs = state_dependent("native", "cuda", lambda case: {"native": Verdict.CRASHED})
+    search, failures, _ = searching(legs, left_s=119.0)
+    search.examine(LARGE)
+    assert [failure.status for failure in failures] == [UNCONFIRMED]
+    assert not legs.alone
+
+
+def test_a_drawn_case_under_a_sanitizer_of_the_gpu_is_shrunk_without_the_other_legs() -> None:
+    def verdicts(case: Case) -> Verdicts:
+        return {"native": Verdict.CRASHED} if case.mode == "memcheck" else {}
+
+    legs = FakeLegs(verdicts, sanitized=verdicts, device="cuda")
+    legs.says = "memcheck: invalid write"
+    failures, _ = explore(legs, strategy=cases(dtypes=("f16",), modes=("memcheck",)), examples=3)
+    assert [(str(f.kind), f.status) for f in failures] == [("native f16 crashed memcheck", SHRUNK)]
+    assert str(failures[0].examination.case) == "f16_int_memcheck"
+    assert legs.fresh == []

@@ -15,9 +15,10 @@ import torch
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
-from fuzz.case import LANES, MODES, Case, parse_case
+from fuzz.case import LANES, LAYOUTS, MODES, Case, parse_case
+from fuzz.coverage import features_of
 from fuzz.number import DTYPES
-from fuzz.strategies import MAX_SEED, cases
+from fuzz.strategies import MAX_MULTIPLY_ADDS, MAX_SEED, MODE_MULTIPLY_ADDS, cases
 
 Predicate = Callable[[Case], bool]
 AXES = ("input_size", "kernel_size", "stride", "padding", "output_padding", "dilation")
@@ -142,6 +143,14 @@ EDGES: Mapping[str, tuple[Predicate, int]] = {
         lambda case: max(case.input_size) > 64 and case.out_channels // case.groups > 32,
         1,
     ),
+    "several tiles of channels and of rows": (
+        lambda case: features_of(case)["size"] == "gather tiles",
+        3,
+    ),
+    "several tiles of grad_weight on all sides": (
+        lambda case: features_of(case)["size"] == "weight tiles",
+        3,
+    ),
     "many terms in grad_weight": (lambda case: case.n * math.prod(case.input_size) > 256, 20),
     # The classes of known defects in other implementations.
     "A: size 3, kernel 4, padding 3": (
@@ -204,7 +213,12 @@ def test_an_edge_is_in_reach_of_the_search(edge: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "values"),
-    [("dtype", DTYPES), ("lane", LANES), ("mode", MODES), ("layout", ("ncdhw", "cl"))],
+    [
+        ("dtype", DTYPES),
+        ("lane", LANES),
+        ("mode", ("fast", "hostile")),
+        ("layout", ("ncdhw", "cl")),
+    ],
 )
 def test_every_value_of_a_listed_field_is_common(
     field: str, values: Sequence[str], thousand: list[Case]
@@ -303,6 +317,27 @@ def test_only_what_is_asked_for_is_drawn() -> None:
     }
 
 
+def test_repeats_are_weights() -> None:
+    often = cases(dtypes=DTYPES, modes=("fast",) * 9 + ("hostile",), layouts=("cl", "cl", "ncdhw"))
+    drawn = draw_many(often, 600)
+    assert 20 < sum(case.mode == "hostile" for case in drawn) < 110
+    assert 340 < sum(case.layout == "cl" for case in drawn) < 460
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_case_of_an_expensive_mode_is_small_and_a_schedule_has_a_seed(mode: str) -> None:
+    drawn = draw_many(cases(dtypes=DTYPES, modes=[mode], layouts=LAYOUTS[:2]), 300)
+    limit = MODE_MULTIPLY_ADDS.get(mode, MAX_MULTIPLY_ADDS)
+    assert limit / 4 < max(case.multiply_adds for case in drawn) <= limit
+    assert any(case.schedule for case in drawn) == (mode in ("hostile", "asan", "tsan"))
+
+
+def test_a_layout_is_drawn_in_the_modes_that_have_it_only() -> None:
+    drawn = draw_many(cases(dtypes=DTYPES, modes=("fast", "asan"), layouts=LAYOUTS), 300)
+    assert {case.layout for case in drawn if case.mode == "fast"} == set(LAYOUTS)
+    assert {case.layout for case in drawn if case.mode == "asan"} == {"ncdhw", "cl"}
+
+
 def test_the_simplest_choice_does_not_depend_on_the_order_of_the_arguments() -> None:
     backwards = cases(dtypes=DTYPES[::-1], lanes=LANES[::-1], modes=MODES[::-1])
     minimal = find(backwards, lambda case: True, settings=settings(database=None, deadline=None))
@@ -312,10 +347,12 @@ def test_the_simplest_choice_does_not_depend_on_the_order_of_the_arguments() -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dtypes": []}, "dtypes=[], but must be one or more of ('f64', "),
-        ({"dtypes": ["f32", "f8"]}, "dtypes=['f32', 'f8'], but must be one or more of"),
-        ({"lanes": ["real"]}, "lanes=['real'], but must be one or more of ('int', "),
-        ({"modes": ()}, "modes=(), but must be one or more of ('fast', 'hostile')"),
+        ({"dtypes": []}, "dtypes=(), but must be one or more of ('f32', "),
+        ({"dtypes": ["f32", "f8"]}, "dtypes=('f32', 'f8'), but must be one or more of"),
+        ({"lanes": ["real"]}, "lanes=('real',), but must be one or more of ('int', "),
+        ({"layouts": ["nhwc"]}, "layouts=('nhwc',), but must be one or more of ('ncdhw', "),
+        ({"modes": ()}, "modes=(), but must be one or more of ('fast', 'hostile', "),
+        ({"modes": ["fast", "asan"], "layouts": ["far"]}, "but far is of the modes"),
         ({"max_multiply_adds": 0}, "max_multiply_adds=0, but must be at least 1"),
     ],
 )

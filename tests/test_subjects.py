@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_case_that_does_not_fit_the_arena_runs_in_a_larger_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = Arena(torch.device("cpu"), 1 << 13)
-    monkeypatch.setattr(subjects, "_arena", lambda device: small)
+    monkeypatch.setattr(subjects, "_memory", lambda device: small)
     assert judged(CASE, subjects.convt3d(CASE)).verdict is Verdict.PASS
 
 
@@ -96,3 +97,23 @@ def test_what_a_launch_spoils_is_damage_and_wrong(
     judgement = judged(CASE, outcome)
     assert judgement.verdict is Verdict.WRONG
     assert re.search(message, judgement.detail), judgement.detail
+
+
+def test_a_twin_runs_first_where_the_seed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Case] = []
+
+    def run(case: Case) -> Outcome:
+        ran.append(case)
+        return Outcome("ok")
+
+    monkeypatch.setattr(subjects, "_run_convt3d", run)
+    case = replace(CASE, seed=19)
+    subjects.convt3d(case)
+    assert ran == [replace(case, seed=18), case]
+    ran.clear()
+    case = replace(CASE, seed=7)
+    subjects.convt3d(case)
+    assert ran == [replace(case, layout="cl"), case]
+    ran.clear()
+    subjects.convt3d(CASE)
+    assert ran == [CASE]

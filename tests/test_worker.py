@@ -6,9 +6,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import pytest
 
@@ -51,8 +55,13 @@ def test_an_answer_comes_back_bit_for_bit(worker: Worker) -> None:
         ("corrupt", "crashed", "answered '\\x00garbage', but must answer an Outcome"),
         ("stumble", "crashed", "KeyError: 'a defect of the subject itself'"),
         ("device.assert", "crashed", "CUDA error: device-side assert triggered"),
+        ("segfault.in.backward", "crashed", "killed by signal 11 (SIGSEGV) in backward"),
+        ("report", "crashed", "tsan: data race: write of 4 bytes at convt3d/kernels/gather.py:251"),
+        ("defect", "crashed", "_Defect: no thread may leave the barrier"),
+        ("kill", "crashed", "killed by signal 9 (SIGKILL)"),
         ("refuse", "refused", "ValueError: padding=5, but must be less than 3"),
         ("hang", "hung", "no answer within 1 s; killed"),
+        ("hang.in.forward", "hung", "no answer within 1 s in forward; killed"),
     ],
 )
 def test_whatever_happens_is_an_outcome_and_the_next_case_runs(
@@ -64,32 +73,167 @@ def test_whatever_happens_is_an_outcome_and_the_next_case_runs(
     assert worker.run(CASE).status == "ok"
 
 
-@pytest.mark.parametrize("behaviour", ["segfault", "hang", "device.assert", "corrupt"])
+@pytest.mark.parametrize("behaviour", ["segfault", "hang", "device.assert", "corrupt", "kill"])
 def test_a_process_that_may_be_damaged_runs_no_other_case(worker: Worker, behaviour: str) -> None:
     worker.run(behaving(behaviour))
     assert worker.is_fresh
     assert worker.run(behaving("count")).message == "1"
 
 
-@pytest.mark.parametrize("behaviour", ["refuse", "stumble", "right"])
+@pytest.mark.parametrize("behaviour", ["refuse", "stumble", "report", "right"])
 def test_a_process_that_is_sound_is_kept(worker: Worker, behaviour: str) -> None:
     worker.run(behaving(behaviour))
     before = int(worker.run(behaving("count")).message)
     assert int(worker.run(behaving("count")).message) == before + 1
 
 
-def test_a_process_killed_from_outside_in_mid_case_is_a_crash(worker: Worker) -> None:
-    worker.start(behaving("hang"))
-    os.kill(worker.pid, signal.SIGKILL)
-    assert worker.finish().message == "killed by signal 9 (SIGKILL)"
-    assert worker.run(CASE).status == "ok"
-
-
 def test_a_process_killed_between_two_cases_is_no_outcome_of_the_next(worker: Worker) -> None:
     worker.run(CASE)
     os.kill(worker.pid, signal.SIGKILL)
     wait([worker._process.sentinel], 30)
+    worker.take_incidents()
     assert worker.run(CASE).status == "ok"
+    assert worker.take_incidents() == ["SIGKILL between two cases"]
+
+
+def test_the_stage_of_a_crash_is_not_that_of_the_case_before(worker: Worker) -> None:
+    assert worker.run(behaving("segfault.in.backward")).stage == "backward"
+    assert worker.run(behaving("segfault")).stage == ""
+    assert worker.run(CASE).stage == ""
+
+
+# ---- Note [Interference] --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient() -> Iterator[Worker]:
+    """A worker with limits that no test waits for."""
+    with closing(Worker("tests.fake_subjects:convt3d")) as worker:
+        worker.await_ready()
+        yield worker
+        assert worker.run(CASE).status == "ok"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_case_whose_process_is_killed_or_stopped_runs_again(
+    patient: Worker, number: signal.Signals
+) -> None:
+    patient.run(CASE)
+    start_s = time.monotonic()
+    patient.start(behaving("slow"))
+    time.sleep(0.1)
+    os.kill(patient.pid, number)
+    assert patient.finish().status == "ok"
+    assert time.monotonic() - start_s < 5
+    assert patient.take_incidents() == [number.name]
+    assert patient.take_incidents() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_signal_that_a_defect_may_raise_is_a_crash(
+    patient: Worker, number: signal.Signals
+) -> None:
+    patient.start(behaving("slow"))
+    os.kill(patient.pid, number)
+    outcome = patient.finish()
+    assert (outcome.status, outcome.cause) == ("crashed", number.name)
+    assert patient.take_incidents() == []
+
+
+def test_a_case_that_has_its_process_killed_every_time_has_crashed(patient: Worker) -> None:
+    assert patient.run(behaving("kill")).cause == "SIGKILL"
+    assert patient.take_incidents() == ["SIGKILL"] * (worker_module.MOST_TRIES - 1)
+
+
+def test_a_late_case_runs_again_with_all_its_time(
+    patient: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_TIME_LIMIT_S", 0.2)
+    patient.run(CASE)
+    assert patient.run(behaving("late")).status == "ok"
+    assert patient.take_incidents() == ["late"]
+    assert patient.run(behaving("slow")).status == "ok"  # late at first, in the fresh process not
+    assert patient.take_incidents() == ["late"]
+
+
+def test_a_case_that_is_expected_to_hang_is_tried_once(
+    patient: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_TIME_LIMIT_S", 0.2)
+    patient.start(behaving("hang"))
+    assert patient.finish(is_hasty=True).status == "hung"
+    assert patient.take_incidents() == []
+
+
+def test_a_case_in_a_slow_mode_is_not_late_so_soon(
+    patient: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_TIME_LIMIT_S", 0.1)
+    assert patient.run(replace(behaving("slow"), mode="tsan")).status == "ok"
+    assert patient.take_incidents() == []
+
+
+def test_a_process_stopped_in_the_middle_of_its_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "FIRST_TIME_LIMIT_S", 1.0)
+    with closing(Worker("tests.fake_subjects:convt3d")) as worker:
+        worker.await_ready()
+        worker.start(behaving("large"))
+        assert wait([worker._connection], 30)
+        time.sleep(0.2)  # the pipe is full now, and the rest is to come
+        os.kill(worker.pid, signal.SIGSTOP)
+        assert worker.finish().results["output"].size == 1 << 20
+        assert worker.take_incidents() == ["SIGSTOP"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP])
+def test_a_process_killed_at_its_start_is_replaced_and_the_case_runs(
+    number: signal.Signals,
+) -> None:
+    with closing(Worker("tests.fake_subjects:slow_start")) as worker:
+        worker.start(CASE)
+        worker.await_facts()
+        os.kill(worker.pid, number)
+        assert worker.finish().status == "ok"
+        assert worker.take_incidents() == [f"{number.name} at its start"]
+
+
+def test_a_subject_that_dies_at_every_start_is_a_fault_of_the_set_up() -> None:
+    with closing(Worker("tests.fake_subjects:die_at_start")) as worker:
+        with pytest.raises(
+            SubjectError, match=r"its process died: killed by signal 11 \(SIGSEGV\)"
+        ):
+            worker.run(CASE)
+
+
+def kill_server() -> None:
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_a_killed_server_is_started_again_and_the_case_runs(patient: Worker) -> None:
+    patient.start(behaving("slow"))
+    first = patient.pid
+    kill_server()
+    assert patient.finish().status == "ok"
+    assert patient.take_incidents() == ["server killed"]
+    stat = Path(f"/proc/{first}/stat")  # nobody may have asked how it ended: a zombie
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_server_killed_between_two_cases_harms_none(patient: Worker) -> None:
+    patient.run(CASE)
+    kill_server()
+    assert patient.run(CASE).status == "ok"
+    assert patient.take_incidents() == ["server killed between two cases"]
+
+
+def test_a_subject_may_take_arguments() -> None:
+    words = ("path/to/file.py", "Name")
+    with closing(Worker("tests.fake_subjects:told", arguments=(words,))) as worker:
+        assert worker.run(CASE).message == "path/to/file.py Name"
 
 
 def test_the_time_limit_does_not_count_the_start_of_the_process() -> None:
@@ -128,9 +272,8 @@ def test_a_subject_that_cannot_be_loaded_is_a_fault_of_the_set_up(
 def test_closing_leaves_no_process_and_no_file(worker: Worker) -> None:
     other = Worker("tests.fake_subjects:hang")
     other.start(CASE)
-    pid, log = other.pid, other.log
+    pid = other.pid
     other.close()
-    assert not log.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert pid not in [child.pid for child in multiprocessing.active_children()]
@@ -142,6 +285,7 @@ def test_a_process_that_cannot_be_killed_is_left_behind(monkeypatch: pytest.Monk
         worker.await_ready()
         stuck, pid = worker._process, worker.pid
         monkeypatch.setattr(stuck, "kill", lambda: None)
+        monkeypatch.setattr("fuzz.worker.os.killpg", lambda *_: None)
         assert worker.run(CASE).status == "hung"
         assert worker.pid != pid
         os.kill(pid, signal.SIGKILL)

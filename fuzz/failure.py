@@ -1,0 +1,71 @@
+"""A failure of a leg, and what makes two of them the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fuzz.case import Case
+from fuzz.legs import Examination
+
+SHRUNK = "shrunk"
+UNSHRUNK = "unshrunk"
+# Seen once, but not by a fresh process: it depends on what ran before, or on chance.
+UNCONFIRMED = "unconfirmed"
+
+
+class Kind(NamedTuple):
+    """What makes two failures the same one, as far as one can tell from outside.
+
+    Args:
+        leg: whose failure it is.
+        dtype: of the case.
+        verdict: what became of the leg.
+        result: the first wrong result; empty if the leg returned none.
+        signal: of a crash: signal, sanitizer or the like (Outcome.cause).
+        stage: of a crash or a hang: "forward", "backward" or nothing.
+    """
+
+    leg: str
+    dtype: str
+    verdict: str
+    result: str
+    signal: str
+    stage: str = ""
+
+    def __str__(self) -> str:
+        *words, stage = self
+        return " ".join(filter(None, (*words, stage and f"in {stage}")))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A leg that failed on a case, as last examined."""
+
+    kind: Kind
+    examination: Examination
+    status: str
+
+
+def kind_of(examination: Examination, leg: str) -> Kind:
+    """The kind of failure of a leg."""
+    judgement, outcome = examination.judgements[leg], examination.outcomes[leg]
+    verdict, result = judgement.verdict.value, judgement.result
+    return Kind(leg, examination.case.dtype, verdict, result, outcome.cause, outcome.stage)
+
+
+def is_same(kind: Kind, target: Kind) -> bool:
+    """Whether a smaller case shows the failure that is being shrunk.
+
+    A failure of ours may change its dtype, for it should shrink to the simplest; PyTorch's
+    defects depend on it, and are told apart by it.
+    """
+    if target.leg == "native":
+        return kind == target
+    return kind._replace(dtype=target.dtype) == target
+
+
+def elements(case: Case) -> int:
+    """Size of a case: elements of input and weight together."""
+    return math.prod(case.input_shape) + math.prod(case.weight_shape)
