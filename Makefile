@@ -9,10 +9,11 @@ endif
 # Taken as written, whatever quotes, spaces or dollar signs they hold, and handed on through the environment.
 override CASE := $(value CASE)
 override WHY := $(value WHY)
+override FILE := $(value FILE)
 override SEED := $(value SEED)
 override PROFILE := $(value PROFILE)
 override DURATION := $(value DURATION)
-export CASE WHY SEED PROFILE DURATION
+export CASE WHY FILE SEED PROFILE DURATION
 
 LOCK := requirements-dev.lock
 ifeq ($(strip $(PYTHON)),)
@@ -24,7 +25,8 @@ SETUP := environment
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help test fuzz repro keep check format lock clean venv environment compiler case why
+.PHONY: help test fuzz repro keep judge mutants sanitize check format lock clean venv environment compiler
+.PHONY: case why file
 
 help: ## print this help
 	@echo 'usage: make TARGET [VARIABLE=value ...]'
@@ -47,6 +49,15 @@ repro: case $(SETUP) compiler ## run CASE=... on every subject and print the car
 
 keep: case why $(SETUP) ## append CASE=... to the corpus, with the reason WHY="..."; ARGS=
 	@"$(PY)" -m fuzz keep "$$CASE" --why="$$WHY" $(ARGS)
+
+judge: file $(SETUP) compiler ## judge the ConvTranspose3d in FILE=path.py[:Name], yours or anybody's; ARGS=
+	@"$(PY)" -m fuzz judge "$$FILE" $(ARGS)
+
+mutants: $(SETUP) compiler ## plant bugs in the kernels and count which ones the harness catches; ARGS=
+	@"$(PY)" -m fuzz mutants $(ARGS)
+
+sanitize: $(SETUP) compiler ## run the corpus and random cases under sanitizers, on a GPU compute-sanitizer's; ARGS=
+	@"$(PY)" -m fuzz sanitize $(ARGS)
 
 check: $(SETUP) compiler ## lint, format, types, and the kernels through g++ and, where there is one, nvcc
 	@"$(PY)" -m ruff check .
@@ -117,3 +128,8 @@ why:
 	@[ -n "$$WHY" ] || { \
 	    echo 'make: WHY= is missing; say why the corpus must hold this case, for example' >&2; \
 	    echo '  make keep CASE=... WHY="last tap lost when output_padding is stride - 1"' >&2; exit 2; }
+
+file:
+	@[ -n "$$FILE" ] || { \
+	    echo 'make: FILE= is missing; say which implementation to judge, for example' >&2; \
+	    echo '  make judge FILE=model_new.py:ModelNew' >&2; exit 2; }
