@@ -1,0 +1,210 @@
+"""The kill matrix: what became of every mutant, survivors first."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fuzz.mutation.mutant import Mutant, Result
+
+# Automatic mutants, but for the equivalent ones, of which so many must be killed.
+LEAST_SCORE = 0.95
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Everything that a run found out.
+
+    Args:
+        automatic, by_hand: the mutants that were to run.
+        results: of those that ran, by name.
+        reasons: automatic mutants that are argued away, and why.
+        stillborn: automatic mutants that do not compile.
+        stale: what is no longer true of equivalent.txt.
+        compile_time: places that no operator reaches, because the compiler must know them.
+        command: as given, so that a reader can repeat it.
+        machine: one line.
+        seconds: of the clock, for all.
+    """
+
+    automatic: Sequence[Mutant]
+    by_hand: Sequence[Mutant]
+    results: Mapping[str, Result]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    stillborn: Sequence[str] = ()
+    stale: Sequence[str] = ()
+    compile_time: Sequence[str] = ()
+    command: str = ""
+    machine: str = ""
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """Killed automatic mutants over all that are not equivalent; 1 if there is none."""
+        counted = [m for m in self._ran(self.automatic) if m.name not in self.reasons]
+        killed = sum(self.results[mutant.name].is_killed for mutant in counted)
+        return killed / len(counted) if counted else 1.0
+
+    @property
+    def surviving(self) -> list[Result]:
+        """Survivors that nothing argues away, those by hand first."""
+        ran = [*self._ran(self.by_hand), *self._ran(self.automatic)]
+        results = [self.results[mutant.name] for mutant in ran]
+        return [r for r in results if not r.is_killed and r.name not in self.reasons]
+
+    @property
+    def not_run(self) -> list[Mutant]:
+        """Mutants by hand that this machine cannot show."""
+        return [mutant for mutant in self.by_hand if mutant.name not in self.results]
+
+    def problems(self) -> list[str]:
+        """Why the run is red, a sentence each; empty when it is green."""
+        names = {mutant.name for mutant in self.by_hand}
+        problems = [f"survived: {r.name}" for r in self.surviving if r.name in names]
+        if self.score < LEAST_SCORE:
+            problems.append(
+                f"{self.score:.1%} of the automatic mutants were killed, but must be {LEAST_SCORE:.0%}"
+            )
+        return problems + [f"equivalent.txt is stale: {text}" for text in self.stale]
+
+    def _ran(self, mutants: Iterable[Mutant]) -> list[Mutant]:
+        return [mutant for mutant in mutants if mutant.name in self.results]
+
+
+def text(outcomes: Outcomes) -> str:
+    """The report as Markdown."""
+    parts = [
+        "# Kill matrix\n",
+        f"`{outcomes.command}`, {len(outcomes.results):,} mutants in {outcomes.seconds / 60:.1f} minutes.",
+        f"Machine: {outcomes.machine}.\n",
+        *_summary(outcomes),
+        *_survivors(outcomes),
+    ]
+    if outcomes.by_hand:
+        why = {mutant.name: mutant.why for mutant in outcomes.by_hand}
+        ran = [outcomes.results[m.name] for m in outcomes.by_hand if m.name in outcomes.results]
+        parts += [
+            "## By hand\n",
+            *_table(
+                ("mutant", "the bug", *_RESULT_HEAD),
+                [(f"`{r.name}`", why[r.name], *_result_cells(r)) for r in _by_cases(ran)],
+            ),
+        ]
+    for mutant in outcomes.not_run:
+        parts.append(
+            f"- `{mutant.name}` was not run: it needs {mutant.needs or 'another machine'}."
+        )
+    if outcomes.automatic:
+        parts += _automatic(outcomes)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def as_json(outcomes: Outcomes) -> str:
+    """The results for machines."""
+    document: dict[str, Any] = {
+        "command": outcomes.command,
+        "machine": outcomes.machine,
+        "seconds": round(outcomes.seconds, 1),
+        "score": outcomes.score,
+        "problems": outcomes.problems(),
+        "results": [asdict(result) for result in outcomes.results.values()],
+        "equivalent": dict(outcomes.reasons),
+        "stillborn": list(outcomes.stillborn),
+        "not_run": [mutant.name for mutant in outcomes.not_run],
+    }
+    return json.dumps(document, indent=1)
+
+
+def summary_line(outcomes: Outcomes) -> str:
+    """One line for the end of a run."""
+    killed = sum(result.is_killed for result in outcomes.results.values())
+    line = f"{killed:,} of {len(outcomes.results):,} mutants killed"
+    if outcomes.automatic:
+        line += f"; automatic, without {len(outcomes.reasons)} equivalent: {outcomes.score:.1%}"
+    if outcomes.surviving:
+        line += f"; {len(outcomes.surviving)} survived"
+    return line
+
+
+def _summary(outcomes: Outcomes) -> list[str]:
+    rows = []
+    groups = {"by hand": list(outcomes.by_hand)}
+    for mutant in outcomes.automatic:
+        groups.setdefault(mutant.why, []).append(mutant)
+    groups["all automatic"] = list(outcomes.automatic)
+    for name, members in groups.items():
+        results = [outcomes.results[m.name] for m in members if m.name in outcomes.results]
+        if not results:
+            continue
+        killed = [result for result in results if result.is_killed]
+        equivalent = sum(result.name in outcomes.reasons for result in results)
+        counted = len(results) - equivalent
+        rows.append(
+            (
+                name,
+                f"{len(results):,}",
+                f"{len(killed):,}",
+                str(equivalent),
+                str(counted - len(killed)),
+                f"{len(killed) / counted:.1%}" if counted else "",
+                str(round(statistics.median(r.cases for r in killed))) if killed else "",
+                str(max(r.cases for r in killed)) if killed else "",
+                f"{statistics.median(r.seconds for r in killed):.2f}" if killed else "",
+            )
+        )
+    head = ["operator", "mutants", "killed", "equivalent", "survived", "score"]
+    head += ["median cases", "most cases", "median seconds"]
+    checks = Counter(result.check for result in outcomes.results.values() if result.is_killed)
+    return [
+        *_table(head, rows),
+        "Killed by: "
+        + ", ".join(f"{name} {count:,}" for name, count in checks.most_common())
+        + ".\n",
+    ]
+
+
+def _survivors(outcomes: Outcomes) -> list[str]:
+    if not outcomes.surviving:
+        return ["No mutant survived.\n"]
+    rows = [(f"`{result.name}`", f"{result.cases:,}") for result in outcomes.surviving]
+    return ["## Survivors\n", *_table(("mutant", "cases"), rows)]
+
+
+def _automatic(outcomes: Outcomes) -> list[str]:
+    ran = [outcomes.results[m.name] for m in outcomes.automatic if m.name in outcomes.results]
+    killed = _by_cases([result for result in ran if result.is_killed])
+    lines = [f"{r.cases:5} {r.seconds:7.2f} s  {r.check:26} {r.name}" for r in killed]
+    equivalent = [result for result in ran if result.name in outcomes.reasons]
+    parts = [
+        "## Automatic\n",
+        f"{len(outcomes.stillborn)} do not compile. {len(outcomes.compile_time)} places hold numbers that the",
+        "compiler must know, which no switch can reach; each use of a named constant at run time is mutated instead.\n",
+        "Killed, after so many cases and seconds, by which check:\n",
+        *("```text", *lines, "```\n"),
+    ]
+    if equivalent:
+        parts += ["Equivalent (the reasons are in fuzz/mutation/equivalent.txt):\n"]
+        parts += ["```text", *(result.name for result in equivalent), "```\n"]
+    return parts
+
+
+_RESULT_HEAD = ("killed by", "cases", "seconds")
+
+
+def _result_cells(result: Result) -> tuple[str, str, str]:
+    return (result.check or "**survived**", f"{result.cases:,}", f"{result.seconds:.2f}")
+
+
+def _by_cases(results: Iterable[Result]) -> list[Result]:
+    """Survivors first, then what took most."""
+    return sorted(results, key=lambda r: (r.is_killed, -r.cases, r.name))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return [f"| {lines[0]} |", f"|{lines[1]}|", *(f"| {line} |" for line in lines[2:]), ""]
