@@ -93,7 +93,7 @@ class CoveringSet:
 
     def _draw(self, count: int, limit: int) -> None:
         for _ in range(count):
-            geometry = draw_geometry(self._random, limit)
+            geometry = draw_geometry(self._random, limit, self._space.draws_vast)
             self._pool[limit, values_of(geometry) & GEOMETRY] = geometry
 
     def _choose_geometry(self, wanted: int) -> tuple[int, int] | None:
@@ -171,7 +171,7 @@ class CoveringSet:
                 schedule=draw_schedule(random, mode),
                 layout=choose("layout", space.layouts_of(mode)),
                 dtype=choose("dtype", space.dtypes),
-                lane=choose("lane", space.lanes),
+                lane=choose("lane", space.lanes_of(case)),
                 bias=choose("bias", ("nobias", "bias")) == "bias",
                 seed=random.randint(0, MAX_SEED),
             )

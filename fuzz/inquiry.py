@@ -150,10 +150,7 @@ class Inquiry:
             kind = kind_of(confirmed, leg)
             is_known = self._is_known(kind, examination.case)
             return None if is_known else Failure(kind, confirmed, SHRUNK)
-        self._tally.unconfirmed[leg] += 1
-        if not self._try_sanitizer(examination.case, leg) and kind not in self._seen_once:
-            self._seen_once.add(kind)
-            self._report(Failure(kind, examination, UNCONFIRMED))
+        self._report_unconfirmed(Failure(kind, examination, UNCONFIRMED))
         return None
 
     def aim_at(self, failure: Failure, budget_s: float, is_alone: bool = False) -> None:
@@ -192,12 +189,20 @@ class Inquiry:
             self._tally.add(examination)
             self._tally.shrink_cases += 1
         failing = examination.failing_legs()
-        if target.leg == "native":
-            self.put_aside(examination, [leg for leg in failing if leg != "native"])
+        self.put_aside(examination, [leg for leg in failing if self._is_news(examination, leg)])
         if target.leg not in failing or not is_same(kind_of(examination, target.leg), target):
             return None
         self._steps.append(Failure(kind_of(examination, target.leg), examination, SHRUNK))
         return self._steps[-1]
+
+    def _is_news(self, examination: Examination, leg: str) -> bool:
+        """Whether a failure that was met while another one is shrunk shall be looked at too."""
+        target, kind = self._target, kind_of(examination, leg)
+        assert target is not None
+        if self._is_alone or is_same(kind, target):
+            return False
+        is_ours = leg != "native" and target.leg == "native"
+        return is_ours or examination.judgements[leg].verdict in WITHOUT_ANSWER
 
     def finish(self) -> None:
         """Shrinks what is aimed at with fuzz.reduce, and reports it."""
@@ -210,7 +215,11 @@ class Inquiry:
                 self._budget_s,
                 any_dtype=self._target.leg != "native",
             )
-        self._report_new(self._smallest_confirmed())
+        failure = self._smallest_confirmed()
+        if failure.status == UNCONFIRMED:
+            self._report_unconfirmed(failure)
+        else:
+            self._report_new(failure)
         self._note_target(None)
         self._target = None
 
@@ -233,7 +242,21 @@ class Inquiry:
             confirmed = self._run_fresh(failure.examination, leg)
             if leg in confirmed.failing_legs() and is_same(kind_of(confirmed, leg), first.kind):
                 return Failure(kind_of(confirmed, leg), confirmed, SHRUNK)
-        return first if not smaller else replace(first, status=UNSHRUNK)
+        if smaller:
+            return replace(first, status=UNSHRUNK)
+        if first.examination.judgements[leg].verdict not in WITHOUT_ANSWER:
+            return first
+        # No smaller case bears it out, so that it is asked for once more.
+        fails_again = leg in self._run_fresh(first.examination, leg).failing_legs()
+        return first if fails_again else replace(first, status=UNCONFIRMED)
+
+    def _report_unconfirmed(self, failure: Failure) -> None:
+        """Reports a failure that a fresh process does not confirm once a kind, unless a sanitizer does."""
+        kind, case = failure.kind, failure.examination.case
+        self._tally.unconfirmed[kind.leg] += 1
+        if not self._try_sanitizer(case, kind.leg) and kind not in self._seen_once:
+            self._seen_once.add(kind)
+            self._report(failure)
 
     def _report_new(self, failure: Failure) -> None:
         """Reports a confirmed failure; its like is only counted from now on."""

@@ -29,6 +29,9 @@ from fuzz.worker import SubjectError
 
 DEVICE_MODES = {"emulator": runtime.SANITIZERS, "cuda": GPU_TOOLS}
 DEFAULT_EXAMPLES = 500
+# Each shard holds a process for each tool, with a CUDA context and gigabytes of memory.
+MOST_GPU_SHARDS = 4
+SHARDS_HELP = f"processes; default: one a core, on a GPU at most {MOST_GPU_SHARDS}"
 
 
 def add_command(commands: Any) -> None:
@@ -42,7 +45,7 @@ def add_command(commands: Any) -> None:
     add("--examples", type=_count, default=DEFAULT_EXAMPLES, metavar="N", help="random cases")
     add("--modes", metavar="A,B", help=f"of {known}; default: all that the device has")
     add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
-    add("--shards", type=int, metavar="N", help="processes; default: one a core")
+    add("--shards", type=int, metavar="N", help=SHARDS_HELP)
     add("--corpus", type=Path, default=corpus.DIRECTORY, metavar="DIR", help="where the corpus is")
     add("--state", type=Path, default=Path(".convt3d"), metavar="DIR", help="findings, journal")
     add("--subject-module", default=SUBJECT_MODULE, metavar="MODULE", help="what is examined")
@@ -67,7 +70,7 @@ def sanitize(arguments: argparse.Namespace) -> int:
             seed=seed,
             profile="sanitize",
             examples=arguments.examples,
-            shards=arguments.shards or machine.usable_cores(),
+            shards=arguments.shards or _default_shards(device),
             modes=modes,
             corpus=Path(folder),
             corpus_only=arguments.examples == 0,
@@ -137,6 +140,11 @@ def _build(modes: Sequence[str]) -> None:
     for mode in modes:
         build.build_all(mode)
     print(f"kernels for {' '.join(modes)} are built, in {time.monotonic() - started_s:.0f} s")
+
+
+def _default_shards(device: str) -> int:
+    cores = machine.usable_cores()
+    return min(cores, MOST_GPU_SHARDS) if device == "cuda" else cores
 
 
 def _count(text: str) -> int:

@@ -58,6 +58,10 @@ _TILED_SIZES = tuple(range(1, 33)) + 50 * (11, 17, 33, 33, 34, 40)
 _TILED_CHANNELS = tuple(range(1, 33)) + 100 * (33, 33, 34, 48)
 _TILED_COLUMNS = tuple(range(1, 65)) + 100 * (65, 65, 66, 96, 128, 129)
 _TILED_KERNELS = (1, 1, 2, 3)
+# Coordinates that need more than 32 bits, cropped by a padding as large. PyTorch's op computes 2 * padding and
+# dilation * 2 in 32 bits: only if both overflow does it get the size right.
+_VAST_DILATIONS = (2**30, 2**30 + 7, 2**31 - 9)
+VAST = 2**30
 _STRIDES = (1, 1, 1, 2, 2, 2, 3, 4, 5)
 _DILATIONS = (1, 1, 1, 1, 2, 2, 3, 4)
 
@@ -81,7 +85,11 @@ _BROAD = _Scale(_SMALLER_SIZES, _WIDE_SIZES, _MANY_CHANNELS, 300)
 # Several tiles of grad_weight along all three of its sizes: nearly all of the work that a case may have.
 _TILED = _Scale((1, 1, 1, 2), _TILED_SIZES, _TILED_CHANNELS, 1_000, _TILED_KERNELS, 1 / 16)
 _TILED_MULTIPLY_ADDS = 33 * 65 * 33  # at least
-_SCALES = (_SMALL,) * 35 + (_DEEP,) * 9 + (_WIDE,) * 6 + (_BULKY,) * 3 + (_BROAD,) * 6 + (_TILED,)
+# Like small, but for one axis.
+_VASTLY = _Scale(_SMALLER_SIZES, _SMALLER_SIZES, _CHANNELS, 40)
+_SCALES = (
+    (_SMALL,) * 35 + (_DEEP,) * 9 + (_WIDE,) * 6 + (_BULKY,) * 3 + (_BROAD,) * 6 + (_TILED, _VASTLY)
+)
 
 
 class _Axis(NamedTuple):
@@ -135,6 +143,16 @@ class Space:
         """The layouts that a mode has."""
         return tuple(name for name in self.layouts if name != "far" or mode in FAR_MODES)
 
+    @property
+    def draws_vast(self) -> bool:
+        """Whether there is a lane for a vast dilation."""
+        return set(self.lanes) != {"special"}
+
+    def lanes_of(self, geometry: Case) -> tuple[str, ...]:
+        """The lanes that can be judged: what special data excuse is computed on the uncropped output."""
+        is_vast = max(geometry.dilation) >= VAST
+        return tuple(lane for lane in self.lanes if lane != "special" or not is_vast)
+
     def multiply_adds_of(self, mode: str) -> int:
         """The largest Case.multiply_adds of a mode."""
         return min(self.max_multiply_adds, MODE_MULTIPLY_ADDS.get(mode, self.max_multiply_adds))
@@ -174,12 +192,13 @@ def cases_of(draw: Callable[[st.SearchStrategy[Random]], Random], space: Space) 
 def draw_case(random: Random, space: Space) -> Case:
     """Draws a legal case; the same from the same state of the generator."""
     mode = _pick(random, space.modes)
+    geometry = draw_geometry(random, space.multiply_adds_of(mode), space.draws_vast)
     case = replace(
-        draw_geometry(random, space.multiply_adds_of(mode)),
+        geometry,
         dtype=_pick(random, space.dtypes),
         bias=_pick(random, (False, True)),
         layout=_pick(random, space.layouts_of(mode)),
-        lane=_pick(random, space.lanes),
+        lane=_pick(random, space.lanes_of(geometry)),
         seed=random.randint(0, MAX_SEED),
         mode=mode,
         schedule=draw_schedule(random, mode),
@@ -187,9 +206,11 @@ def draw_case(random: Random, space: Space) -> Case:
     return case if space.plans is None else _with_plans(random, case, space.plans(case))
 
 
-def draw_geometry(random: Random, max_multiply_adds: int) -> Case:
+def draw_geometry(random: Random, max_multiply_adds: int, may_be_vast: bool = True) -> Case:
     """Draws batch, groups, channels, sizes and parameters; all else has its default value."""
     scale = _pick(random, _SCALES)
+    if scale is _VASTLY and not may_be_vast:
+        scale = _SMALL
     if scale is _TILED and max_multiply_adds < _TILED_MULTIPLY_ADDS:
         scale = _DEEP
     wide = _pick(random, (2, 2, 1, 0)) if scale.wide_sizes != scale.sizes else None
@@ -197,7 +218,7 @@ def draw_geometry(random: Random, max_multiply_adds: int) -> Case:
     extra = [_output_padding(random, axis) for axis in axes]
     padding = [_padding(random, axis, more) for axis, more in zip(axes, extra)]
     n, groups, in_channels, out_channels = _channels(random, scale, axes, max_multiply_adds)
-    return Case(
+    case = Case(
         n=n,
         groups=groups,
         in_channels=in_channels,
@@ -209,6 +230,12 @@ def draw_geometry(random: Random, max_multiply_adds: int) -> Case:
         output_padding=_triple(extra),
         dilation=_triple(axis.dilation for axis in axes),
     )
+    # An axis that was drawn first, so that it takes less to draw, and to shrink to, one that is not vast.
+    drawn = tuple(index for index in (2, 1, 0) if axes[index] != _Axis())
+    if scale is _VASTLY and drawn:
+        vast = _with_vast_axis(random, case, _pick(random, drawn))
+        return vast if is_within(vast, max_multiply_adds) else case
+    return case
 
 
 def is_within(case: Case, max_multiply_adds: int) -> bool:
@@ -308,6 +335,30 @@ def _padding_table(most: int, kernel: int, dilation: int) -> Table:
     edges = [edge for edge in (kernel - 1, kernel, dilation * (kernel - 1)) if edge <= most]
     edges = [*edges, *edges, most]
     return (0, 0, *sorted({*range(min(kernel, most) + 1), *edges}), *edges)
+
+
+def _with_vast_axis(random: Random, case: Case, index: int) -> Case:
+    """Gives an axis three taps, of which the middle one alone meets a small output."""
+    dilation = _pick(random, _VAST_DILATIONS)
+    size = min(case.input_size[index], 3)
+    is_strided = dilation == VAST or size == 1  # as far as the padding may crop
+    stride = _pick(random, (1, 2, dilation) if is_strided else (1, 2))
+    extra = _pick(random, (0, 0, 1, 2))
+    axis = _Axis(size, 3, stride, dilation)
+    padding = max(VAST, (_reach(axis) + extra - _pick(random, (0, 1, 2))) // 2)
+
+    def put(old: tuple[int, int, int], new: int) -> tuple[int, int, int]:
+        return _triple(new if i == index else value for i, value in enumerate(old))
+
+    return replace(
+        case,
+        input_size=put(case.input_size, size),
+        kernel_size=put(case.kernel_size, 3),
+        stride=put(case.stride, stride),
+        padding=put(case.padding, min(padding, 2**31 - 1)),
+        output_padding=put(case.output_padding, extra),
+        dilation=put(case.dilation, dilation),
+    )
 
 
 def _channels(

@@ -23,7 +23,6 @@ again has crashed after all.
 from __future__ import annotations
 
 import ctypes
-import math
 import multiprocessing
 import os
 import signal
@@ -58,6 +57,8 @@ FIRST_TIME_LIMIT_S = 3.0
 START_LIMIT_S = 900.0
 # What a killed process may take to end. One that is stuck in a driver does not; it is left behind.
 END_LIMIT_S = 5.0
+# How long the next part of a message may take.
+RECEIVE_LIMIT_S = 2
 # How often a silent process is looked at: stopped ones are replaced.
 LOOK_EVERY_S = 0.5
 # In how many processes one after the other a case, or a start, may meet interference. More is its own deed.
@@ -374,7 +375,7 @@ class _Answer(NamedTuple):
 def _limit_receiving(connection: Connection) -> None:
     """Makes recv() raise BlockingIOError when a message stops half way: its sender is stopped."""
     with socket.socket(fileno=os.dup(connection.fileno())) as end:
-        limit = struct.pack("ll", math.ceil(FIRST_TIME_LIMIT_S), 0)  # a timeval
+        limit = struct.pack("ll", RECEIVE_LIMIT_S, 0)  # a timeval
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 

@@ -365,7 +365,9 @@ def test_a_given_case_fails_for_each_leg_that_does() -> None:
         FakeLegs(lambda case: {"convt3d": Verdict.WRONG, "native": Verdict.CRASHED})
     )
     search.examine(LARGE)
-    assert [failure.kind.leg for failure in failures] == ["convt3d", "native"]
+    kinds = [(failure.kind.leg, failure.kind.dtype) for failure in failures]
+    # Native crashed on each smaller case too, in f32 in the end.
+    assert kinds == [("convt3d", "f32"), ("native", "bf16"), ("native", "f32")]
 
 
 def test_a_drawn_case_on_which_two_legs_fail_brings_two_failures() -> None:
@@ -392,6 +394,34 @@ def test_a_case_that_crashed_has_the_verdict_of_a_fresh_process(
     assert tally.verdicts["native", verdict] == (tally.cases if verdict == "pass" else 1)
     assert sum(n for (leg, _), n in tally.verdicts.items() if leg == "native") == tally.cases
     assert [failure.status == UNCONFIRMED for failure in failures] == [verdict == "pass"]
+
+
+def test_a_crash_that_no_smaller_case_and_no_later_run_bears_out_is_unconfirmed() -> None:
+    """Its process was killed from outside, and so were both that should confirm it."""
+    crashes = iter([True, True, False])
+    legs = FakeLegs(
+        lambda case: {"convt3d": Verdict.CRASHED} if case == LARGE else {},
+        lambda case: {"convt3d": Verdict.CRASHED} if next(crashes) else {},
+    )
+    search, failures, tally = searching(legs)
+    search.examine(LARGE)
+    assert [failure.status for failure in failures] == [UNCONFIRMED]
+    assert tally.verdicts["convt3d", "pass"] == tally.cases
+    assert tally.unconfirmed["convt3d"] == 1
+
+
+def test_a_crash_met_while_another_failure_is_shrunk_is_looked_at() -> None:
+    def verdicts(case: Case) -> Verdicts:
+        if case.n > 1:
+            return {"native": Verdict.WRONG}
+        return {"native": Verdict.CRASHED} if case.kernel_size[1] > 1 else {}
+
+    search, failures, _ = searching(FakeLegs(verdicts))
+    search.examine(LARGE)
+    assert [(failure.kind.verdict, str(failure.examination.case)) for failure in failures] == [
+        ("wrong", "bf16_n2_int"),
+        ("crashed", "bf16_k1x2x1_int"),
+    ]
 
 
 def test_crashes_are_told_apart_by_signal_tool_and_stage() -> None:

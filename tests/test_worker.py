@@ -176,7 +176,7 @@ def test_a_case_in_a_slow_mode_is_not_late_so_soon(
 def test_a_process_stopped_in_the_middle_of_its_answer_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker_module, "FIRST_TIME_LIMIT_S", 1.0)
+    monkeypatch.setattr(worker_module, "RECEIVE_LIMIT_S", 1)
     with closing(Worker("tests.fake_subjects:convt3d")) as worker:
         worker.await_ready()
         worker.start(behaving("large"))
