@@ -36,6 +36,7 @@ _PARTS: tuple[Any, ...] = (
     ("mode", "schedule"),
     ("seed",),
 )
+LEAST_WORK = 10_000  # multiply-adds or output elements that are always allowed
 # Seeds that are tried: any will do for most failures, so these are few.
 _SMALL_SEEDS = (0, 1, 2, 3)
 
@@ -96,6 +97,7 @@ def shrink(
         any_dtype: the failure may change its dtype to f32.
     """
     end_s = time.monotonic() + budget_s
+    most = _work(case)  # with less padding a vast dilation would make a vast output
     rules = (*_RULES, _to_f32) if any_dtype else _RULES
     tried = {case}
     smallest = case
@@ -106,7 +108,7 @@ def shrink(
         for candidate in rules[position % len(rules)](smallest):
             if candidate is None or candidate in tried:
                 continue
-            if smallness(candidate) >= smallness(smallest):
+            if smallness(candidate) >= smallness(smallest) or _work(candidate) > most:
                 continue
             if len(tried) > max_tries or time.monotonic() >= end_s:
                 return smallest
@@ -119,6 +121,11 @@ def shrink(
         else:
             idle, smallest = 0, found
     return smallest
+
+
+def _work(case: Case) -> int:
+    """Multiply-adds or output elements, whichever is more; what costs next to nothing is all the same."""
+    return max(case.multiply_adds, math.prod(case.output_shape), LEAST_WORK)
 
 
 def _defaults(case: Case, part: Any) -> dict[str, Any]:

@@ -204,6 +204,7 @@ def search_space(options: Options, device: str, shard: int | None = None) -> Spa
         layouts=device_layouts(device),
         modes=modes,
         plans=candidate_plans,
+        has_vast=device != "cuda",
     )
 
 

@@ -146,6 +146,7 @@ def test_chaos_loses_no_case_and_no_finding(
     subjects: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CONVT3D_REQUIRE_GPU", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a process with a GPU takes seconds to start
     module = {"fakes": "tests.fake_subjects", "kernels": "tests.chaos_subjects"}[subjects]
     (tmp_path / "corpus").mkdir()
     command = [sys.executable, "-m", "fuzz", "run", f"--duration={SECONDS}", f"--shards={SHARDS}"]

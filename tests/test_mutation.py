@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -239,10 +240,11 @@ def in_every_block(name: str, wrong: str, right: str = "if (thread != 0) return;
 
 
 crashes = in_every_block("crashes", "*static_cast<volatile int*>(nullptr) = 0;")
+harmless = in_the_tiled_loop("harmless", "sum += 0;")
 KNOWN = {
     crashes: "crashed SIGSEGV",
     in_the_tiled_loop("hangs", 'for (;;) asm volatile("");'): "hung",
-    in_the_tiled_loop("harmless", "sum += 0;"): "",
+    harmless: "",
     in_the_tiled_loop("part_of_the_block", "if (thread < 32) barrier();"): "emulator: barrier",
     in_the_tiled_loop(
         "writes_behind",
@@ -279,8 +281,16 @@ PYTHON = {
 def test_each_mutant_is_killed_for_the_right_reason_and_the_harmless_one_survives() -> None:
     fates: dict[Mutant, str] = dict([*KNOWN.items(), *PYTHON.items()])
     expected = {mutant.name: check for mutant, check in fates.items()}
-    run = Run([*fates], Options(cases=30, jobs=2, dtypes=("f32",), sanitizers=False))
+    briefly = replace(harmless, name="briefly")
+    run = Run(
+        [*fates, briefly],
+        Options(cases=30, jobs=2, dtypes=("f32",), sanitizers=False),
+        brief=["briefly"],
+    )
     results = {result.name: result for result in run.results()}
+    assert results.pop("briefly") == replace(
+        results["harmless"], name="briefly", cases=3, seconds=ANY
+    )
     assert {name: result.check for name, result in results.items()} == expected
     assert results["harmless"].cases == 30
     assert results["harmless"].case == ""
@@ -410,7 +420,9 @@ class FakeRun:
 
     surviving: tuple[str, ...] = ()
 
-    def __init__(self, mutants: Sequence[KernelMutant], options: Options) -> None:
+    def __init__(
+        self, mutants: Sequence[KernelMutant], options: Options, brief: Collection[str]
+    ) -> None:
         self.stillborn: list[str] = []
 
     def results(self, names: Sequence[str]) -> Iterator[Result]:
@@ -430,7 +442,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     by_hand = [KernelMutant("one", "", ()), KernelMutant("two", "", ())]
     monkeypatch.setattr(command, "all_by_hand", lambda: by_hand)
     monkeypatch.setattr(command, "Run", FakeRun)
-    monkeypatch.setattr(command, "all_automatic", automatic)
+    mutants = automatic()
+    monkeypatch.setattr(command, "all_automatic", lambda: mutants)
     monkeypatch.setattr(equivalent, "load", lambda: {})
     return monkeypatch
 

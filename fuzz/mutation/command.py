@@ -40,6 +40,7 @@ def add_command(commands: Any) -> None:
         help="that each must survive; 2000",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the cases; default 0")
+    add("--doubt", action="store_true", help="run all cases on those that are argued away, too")
     add("--only", default="", metavar="TEXT", help="only those with this text in their name")
     add("--jobs", type=_positive_int, metavar="N", help="processes at a time; default: one a core")
     add("--report", type=Path, metavar="FILE", help="write the kill matrix, as Markdown")
@@ -95,7 +96,7 @@ def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> r
         names = [m.name for m in members if arguments.only in m.name and not m.needs]
         if not names:
             continue
-        run = Run(members, options)
+        run = Run(members, options, () if arguments.doubt else frozenset(reasons))
         progress = _Progress(kind, len(names))
         for result in run.results(names):
             results[result.name] = result
@@ -128,6 +129,7 @@ def _command(arguments: argparse.Namespace, options: Options) -> str:
         for kind in ("by_hand", "automatic")
         if getattr(arguments, kind)
     ]
+    words += ["--doubt"] if arguments.doubt else []
     words += [f"--cases {options.cases}", f"--seed {options.seed}", f"--jobs {options.jobs}"]
     return " ".join([*words, *([f"--only {arguments.only!r}"] if arguments.only else [])])
 

@@ -110,7 +110,7 @@ LIKE_MEMBERS = {
 _A_STRIDE = r"\.(?:outer|channel|space\[\w\]|weight_\w+(?:\[\w\])?|bias_stride)\)$"
 _OFFSET_OR_COORDINATE = (
     r"\.(?:outer|channel|space|weight_\w+|bias_stride)\b"
-    r"|stride|padding|dilation|residue|tap_step|source_step|step_w|\bbase|\.base"
+    r"|stride|padding|dilation|residue|source_\w*step|step_w|\bbase|\.base"
 )
 _STATEMENTS = frozenset(
     {

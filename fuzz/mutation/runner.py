@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from convt3d.emulator import runtime
@@ -25,10 +25,12 @@ class Run:
     Args:
         mutants: all of them; those of the kernels are compiled together, whichever will run.
         options: how they run.
+        brief: names of those that run on a tenth of the cases only, and under no sanitizer.
     """
 
     mutants: Sequence[Mutant]
     options: Options
+    brief: Collection[str] = ()
     stillborn: list[str] = field(default_factory=list)  # names of those that do not compile
 
     def results(self, names: Sequence[str] | None = None) -> Iterator[Result]:
@@ -48,10 +50,14 @@ class Run:
         sanitized = [case for case in cases if case.mode in runtime.SANITIZERS]
         tasks, layers = self._compile(self.mutants)
         wanted = set(names) if names is not None else None
-        tasks = [task for task in tasks if wanted is None or task.mutant.name in wanted]
+        tasks = [
+            replace(task, is_brief=task.mutant.name in self.brief)
+            for task in tasks
+            if wanted is None or task.mutant.name in wanted
+        ]
         survivors: dict[str, Result] = {}
         for result in serve_in_process(tasks, layers, plain, self.options.jobs):
-            if result.is_killed or not sanitized:
+            if result.is_killed or not sanitized or result.name in self.brief:
                 yield result
             else:
                 survivors[result.name] = result

@@ -43,6 +43,8 @@ CASE_LIMIT_S = 3.0
 STANDSTILL_S = 120.0
 # The last case of each round, as a share of all: most mutants die in the first.
 ROUNDS = (0.02, 0.1, 0.3, 1.0)
+# How many of the rounds a mutant runs in that is argued away.
+BRIEF_ROUNDS = 2
 _POLL_S = 0.5
 
 
@@ -77,11 +79,13 @@ class Task:
         mutant: what it is.
         layer: index of its layer; -1 for one of Python.
         number: of its switch.
+        is_brief: it runs in the first rounds only, as it is expected to survive.
     """
 
     mutant: Mutant
     layer: int = -1
     number: int = schemata.OFF
+    is_brief: bool = False
 
 
 @dataclass
@@ -138,6 +142,9 @@ def serve(
 
     It sends ("result", Result) for each task, and at the end ("done", None) or ("broken", text).
     """
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        ""  # the emulator, on a machine with a GPU too: CUDA survives no fork
+    )
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is for the parent, which ends this process
@@ -192,7 +199,7 @@ class _Server:
         cases, seconds = [0] * len(tasks), [0.0] * len(tasks)
         left = [*range(len(tasks))]
         start = 0
-        for share in ROUNDS:
+        for number, share in enumerate(ROUNDS, start=1):
             stop = max(1, round(share * len(self._cases)))
             self._prepare(stop)
             survivors = []
@@ -200,7 +207,8 @@ class _Server:
             for i, result in self._run_round(order, start, stop):
                 cases[i] += result.cases
                 seconds[i] += result.seconds
-                if result.is_killed or stop == len(self._cases):
+                is_through = number == len(ROUNDS) or (tasks[i].is_brief and number == BRIEF_ROUNDS)
+                if result.is_killed or is_through:
                     self._send_result(result, cases[i], seconds[i])
                 else:
                     survivors.append(i)
