@@ -207,6 +207,8 @@ def _check_of_damage(sentence: str) -> str:
     """The check behind a sentence of fuzz.arena and its like."""
     if "was overwritten" in sentence:
         return "input"
+    if "asked for alone" in sentence:
+        return "subset"
     return "poison" if "still hold the poison" in sentence else "guard"
 
 

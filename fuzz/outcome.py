@@ -85,8 +85,9 @@ class Judgement:
             are exact, empty where none was compared.
         check: the check that failed, one word; empty when none did. Of a wrong result: "value" (not the
             correctly rounded integer), "bound", "identity", "shape" (or dtype, or missing), "plan", "guard"
-            (written out of bounds), "input" (overwritten), "poison" (never written). Of a crash: one of
-            TOOLS, "signal", "cuda", "exit" or "exception". Else "hang" or "refusal".
+            (written out of bounds), "input" (overwritten), "poison" (never written), "subset" (a gradient is
+            another when it is asked for alone). Of a crash: one of TOOLS, "signal", "cuda", "exit" or "exception".
+            Else "hang" or "refusal".
     """
 
     leg: str

@@ -48,6 +48,35 @@ def test_native_runs_in_the_dtype_of_the_case() -> None:
     assert judged(case, outcome, "native").verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    ("seed", "gradient"), [(5, "grad_input"), (13, "grad_weight"), (21, "grad_bias"), (4, None)]
+)
+def test_a_gradient_is_asked_for_alone_where_the_seed_says_so(
+    seed: int, gradient: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(CASE, seed=seed)
+    assert subjects.gradient_alone(case) == gradient
+    assert subjects.gradient_alone(replace(case, bias=False)) in (gradient, "grad_input")
+    assert judged(case, subjects.convt3d(case)).verdict is Verdict.PASS
+    weight_gradient = launch.weight_gradient
+
+    def forgets(geometry: Any, *tensors: Any) -> Any:
+        ran = weight_gradient(geometry, *tensors)
+        if (tensors[2] is None) != (tensors[3] is None):  # one of the two
+            for tensor in tensors[2:]:
+                if tensor is not None:
+                    tensor.zero_()
+        return ran
+
+    monkeypatch.setattr(launch, "weight_gradient", forgets)
+    judgement = judged(case, subjects.convt3d(case))
+    if gradient in ("grad_weight", "grad_bias"):
+        assert judgement.check == "subset"
+        assert judgement.detail == f"{gradient} is another when it is asked for alone"
+    else:
+        assert judgement.verdict is Verdict.PASS
+
+
 @pytest.mark.parametrize("name", ["tiled.i64", "direct.i32"])
 def test_the_plan_that_a_case_names_is_the_one_that_runs(name: str) -> None:
     text = f"{CASE}_fwd={name}_gin={name}_gwt={name}"
