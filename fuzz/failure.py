@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fuzz.case import Case
 from fuzz.legs import Examination
+from fuzz.strategies import VAST
 
 SHRUNK = "shrunk"
 UNSHRUNK = "unshrunk"
@@ -25,6 +26,7 @@ class Kind(NamedTuple):
         result: the first wrong result; empty if the leg returned none.
         signal: of a crash: signal, sanitizer or the like (Outcome.cause).
         stage: of a crash or a hang: "forward", "backward" or nothing.
+        is_vast: of PyTorch's op: the case has a dilation for which it is not made.
     """
 
     leg: str
@@ -33,10 +35,12 @@ class Kind(NamedTuple):
     result: str
     signal: str
     stage: str = ""
+    is_vast: bool = False
 
     def __str__(self) -> str:
-        *words, stage = self
-        return " ".join(filter(None, (*words, stage and f"in {stage}")))
+        *words, stage, is_vast = self
+        where = (stage and f"in {stage}", "with a vast dilation" if is_vast else "")
+        return " ".join(filter(None, (*words, *where)))
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ def kind_of(examination: Examination, leg: str) -> Kind:
     """The kind of failure of a leg."""
     judgement, outcome = examination.judgements[leg], examination.outcomes[leg]
     verdict, result = judgement.verdict.value, judgement.result
-    return Kind(leg, examination.case.dtype, verdict, result, outcome.cause, outcome.stage)
+    case = examination.case
+    is_vast = leg == "native" and max(case.dilation) >= VAST
+    return Kind(leg, case.dtype, verdict, result, outcome.cause, outcome.stage, is_vast)
 
 
 def is_same(kind: Kind, target: Kind) -> bool:

@@ -61,7 +61,8 @@ _TILED_KERNELS = (1, 1, 2, 3)
 # Coordinates that need more than 32 bits, cropped by a padding as large. PyTorch's op computes 2 * padding and
 # dilation * 2 in 32 bits: only if both overflow does it get the size right.
 _VAST_DILATIONS = (2**30, 2**30 + 7, 2**31 - 9)
-VAST = 2**30
+_VAST_PADDING = 2**30  # at least
+VAST = 2**20  # a dilation from here on: none else is as large, and shrinking may make it smaller
 _STRIDES = (1, 1, 1, 2, 2, 2, 3, 4, 5)
 _DILATIONS = (1, 1, 1, 1, 2, 2, 3, 4)
 
@@ -344,11 +345,11 @@ def _with_vast_axis(random: Random, case: Case, index: int) -> Case:
     """Gives an axis three taps, of which the middle one alone meets a small output."""
     dilation = _pick(random, _VAST_DILATIONS)
     size = min(case.input_size[index], 3)
-    is_strided = dilation == VAST or size == 1  # as far as the padding may crop
+    is_strided = dilation == _VAST_DILATIONS[0] or size == 1  # as far as the padding may crop
     stride = _pick(random, (1, 2, dilation) if is_strided else (1, 2))
     extra = _pick(random, (0, 0, 1, 2))
     axis = _Axis(size, 3, stride, dilation)
-    padding = max(VAST, (_reach(axis) + extra - _pick(random, (0, 1, 2))) // 2)
+    padding = max(_VAST_PADDING, (_reach(axis) + extra - _pick(random, (0, 1, 2))) // 2)
 
     def put(old: tuple[int, int, int], new: int) -> tuple[int, int, int]:
         return _triple(new if i == index else value for i, value in enumerate(old))

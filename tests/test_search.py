@@ -507,3 +507,12 @@ def test_a_drawn_case_under_a_sanitizer_of_the_gpu_is_shrunk_without_the_other_l
     assert [(str(f.kind), f.status) for f in failures] == [("native f16 crashed memcheck", SHRUNK)]
     assert str(failures[0].examination.case) == "f16_int_memcheck"
     assert legs.fresh == []
+
+
+def test_a_native_failure_with_a_vast_dilation_is_of_a_kind_of_its_own() -> None:
+    legs = FakeLegs(lambda case: {"native": Verdict.CRASHED, "convt3d": Verdict.CRASHED})
+    small = legs.examine(parse_case("f32_k3_d2_int"))
+    vast = legs.examine(parse_case("f32_k3_d1x1x2147483639_p0x0x2147483638_int"))
+    assert kind_of(small, "native") != kind_of(vast, "native")
+    assert str(kind_of(vast, "native")).endswith("with a vast dilation")
+    assert kind_of(small, "convt3d") == kind_of(vast, "convt3d")
