@@ -150,9 +150,21 @@ class Case:
         return (self.n, self.out_channels, *self.output_size)
 
     @property
+    def is_beyond_torch(self) -> bool:
+        """Whether PyTorch's op gets the output size wrong: it adds 64-bit numbers to 2 * padding and to
+        dilation * (kernel_size - 1) + 1 in 32 bits, which is right only where the errors cancel."""
+        terms = zip(self.padding, self.dilation, self.kernel_size)
+        return any(_error_32(d * (k - 1) + 1) != _error_32(2 * p) for p, d, k in terms)
+
+    @property
     def multiply_adds(self) -> int:
         """Products of an input element and a weight, those that padding crops away included."""
         return self.n * math.prod(self.input_size) * math.prod(self.weight_shape)
+
+
+def _error_32(value: int) -> int:
+    """What a number loses in 32 bits."""
+    return value - ((value + 2**31) % 2**32 - 2**31)
 
 
 def format_case(case: Case, canonical: bool = False) -> str:

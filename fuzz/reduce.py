@@ -110,6 +110,8 @@ def shrink(
                 continue
             if smallness(candidate) >= smallness(smallest) or _work(candidate) > most:
                 continue
+            if candidate.is_beyond_torch:  # a refusal by the oracle would be a failure of its own
+                continue
             if len(tried) > max_tries or time.monotonic() >= end_s:
                 return smallest
             tried.add(candidate)

@@ -181,3 +181,16 @@ def test_cases_are_values() -> None:
     assert len({EXAMPLE_CASE, parse_case(EXAMPLE), Case()}) == 2
     with pytest.raises(FrozenInstanceError):
         EXAMPLE_CASE.n = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_beyond"),
+    [
+        ("f32_i5_k3_s2_p1_d2_int", False),
+        ("f32_k3x1x1_d2147483639x1x1_p2147483638x0x0_int", False),  # both numbers overflow
+        ("f32_k1x3x1_p0x1073736825x0_d1x1073741824x1_int", True),  # seen: the oracle refused
+        ("f32_i3x1x1_s1073741824x1x1_p1073741824x0x0_int", True),
+    ],
+)
+def test_a_case_that_torch_cannot_take_is_known_by_its_numbers(text: str, is_beyond: bool) -> None:
+    assert parse_case(text).is_beyond_torch == is_beyond

@@ -205,3 +205,16 @@ def test_smallness_counts_elements_first_then_parameters_then_choices_then_seeds
     ascending += ["f32_s1x1x2_int", "f32_k1x1x2_int", "f32_n9_int"]
     sizes = [smallness(parse_case(text)) for text in ascending]
     assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
+
+
+def test_a_vast_case_shrinks_to_no_case_that_torch_cannot_take_and_to_no_more_work() -> None:
+    tried: list[Case] = []
+
+    def fails(case: Case) -> bool:
+        tried.append(case)
+        return max(case.dilation) > 2**20
+
+    shrink(parse_case("f32_n2_k3x2x1_d2147483639x1x1_p2147483638x0x0_bias_int"), fails, 10.0)
+    assert tried
+    assert not any(case.is_beyond_torch for case in tried)
+    assert max(math.prod(case.output_shape) for case in tried) <= 10_000

@@ -379,6 +379,7 @@ def test_vast_dilations_come_with_64_bit_plans_and_lanes_that_can_be_judged() ->
     drawn = [draw_case(random, space) for _ in range(2_000)]
     vast = [case for case in drawn if max(case.dilation) >= VAST]
     assert len(vast) >= 10
+    assert not any(case.is_beyond_torch for case in drawn)
     assert all(max(case.padding) >= VAST for case in vast)
     assert {case.lane for case in vast} == {"int", "normal"}
     assert not any("i32" in str(case) for case in vast)
