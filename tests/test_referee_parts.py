@@ -314,6 +314,19 @@ def test_forbidden_convolutions_raise_and_are_there_again_afterwards() -> None:
     assert torch.equal(native(x, w), x)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise"), reason="not in this torch"
+)
+def test_operators_of_mkldnn_are_forbidden_too() -> None:
+    x, w = torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 1, 1, 1)
+    convolve: Any = torch.ops.mkldnn._convolution_transpose_pointwise
+    arguments: Any = ([0] * 3, [0] * 3, [1] * 3, [1] * 3, 1, "none", [], "")
+    with native_forbidden() as seen, pytest.raises(RuntimeError, match="must not be called"):
+        convolve(x, w, None, *arguments)
+    assert [*seen] == ["mkldnn::_convolution_transpose_pointwise called"]
+    assert torch.equal(convolve(x, w, None, *arguments), x)
+
+
 # Cases.
 
 

@@ -114,19 +114,22 @@ def native_forbidden() -> Iterator[dict[str, None]]:
 
         return refuse
 
-    library = torch.library.Library("aten", "IMPL")
+    libraries: dict[str, torch.library.Library] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a kernel is replaced
         for name in torch._C._dispatch_get_all_op_names():
             namespace, _, operator = name.partition("::")
-            if namespace == "aten" and _CONVOLUTION.search(operator):
+            if _PYTORCH.fullmatch(namespace) and _CONVOLUTION.search(operator):
+                if namespace not in libraries:
+                    libraries[namespace] = torch.library.Library(namespace, "IMPL")
                 for key in ("CPU", "CUDA"):
-                    library.impl(operator, forbidden(name), key)
+                    libraries[namespace].impl(operator, forbidden(name), key)
     try:
         yield called
     finally:
         # torch 2.0 has no such method yet, and does it when the object goes.
-        getattr(library, "_destroy", lambda: None)()
+        for library in libraries.values():
+            getattr(library, "_destroy", lambda: None)()
 
 
 def dirty_free_memory(device: torch.device) -> None:
