@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from fuzz.mutation.alike import ALIKE, LIKE_MEMBERS
 from fuzz.mutation.kernel_text import (
     MODULES,
     Function,
@@ -21,6 +22,7 @@ from fuzz.mutation.kernel_text import (
     walk,
 )
 from fuzz.mutation.mutant import EXPRESSION, STATEMENTS, Change, KernelMutant
+from fuzz.mutation.shown import around, joined, shorten
 
 # C++ that the operators' texts use; stands before params.py, within namespace convt3d.
 HELPERS = """
@@ -54,73 +56,10 @@ UPDATE = {"++": "--", "--": "++"}
 OVER_AXES = ("axis", "space", "weight_tap", "size")
 # A name of one axis: size_d, phase_h, my_w, jd, w.
 _AXIS_NAME = re.compile(r"((?:\w+_)?j?)([dhw])")
-# Local names that are easily taken for one another.
-ALIKE = (
-    ("channels", "source_channels"),
-    ("in_channels", "out_channels"),
-    ("per_group", "group"),
-    ("first_row", "first_column"),
-    ("first_column", "first_channel"),
-    ("slot_lane", "channel_lane"),
-    ("row_lane", "column_lane"),
-    ("used_slots", "used_channels"),
-    ("used_rows", "used_columns"),
-    ("rows", "columns"),
-    ("tile_rows", "tile_columns"),
-    ("lane", "warp"),
-    ("ci", "co"),
-)
-# Members that are easily taken for one another; of the others the next of the same type is tried.
-LIKE_MEMBERS = {
-    ("Axis", "stride"): ("dilation", "kernel_size"),
-    ("Axis", "dilation"): ("stride", "padding"),
-    ("Axis", "input_size"): ("output_size",),
-    ("Axis", "output_size"): ("input_size",),
-    ("Axis", "kernel_size"): ("stride", "dilation"),
-    ("Axis", "padding"): ("dilation", "gcd"),
-    ("Axis", "gcd"): ("stride", "dilation"),
-    ("Axis", "tap_step"): ("stride", "gcd"),
-    ("Axis", "dilation_inverse"): ("dilation", "tap_step"),
-    ("GatherParams", "weight_group"): ("weight_source", "weight_destination"),
-    ("GatherParams", "weight_source"): ("weight_destination", "weight_group"),
-    ("GatherParams", "weight_destination"): ("weight_source", "weight_group"),
-    ("GatherParams", "source_channels"): ("destination_channels", "groups"),
-    ("GatherParams", "destination_channels"): ("source_channels", "groups"),
-    ("GatherParams", "batch"): ("groups",),
-    ("GatherParams", "groups"): ("batch", "source_channels"),
-    ("GatherParams", "tile_rows"): ("tile_columns",),
-    ("GatherParams", "tile_columns"): ("tile_rows",),
-    ("WeightParams", "batch"): ("groups",),
-    ("WeightParams", "groups"): ("batch", "splits"),
-    ("WeightParams", "in_channels"): ("out_channels", "groups"),
-    ("WeightParams", "out_channels"): ("in_channels", "groups"),
-    ("WeightParams", "splits"): ("groups", "batch"),
-    ("WeightParams", "want_weight"): ("want_bias",),
-    ("WeightParams", "want_bias"): ("want_weight",),
-    ("Phase", "first"): ("first_tap", "base"),
-    ("Phase", "step"): ("tap_step", "source_step"),
-    ("Phase", "first_tap"): ("first", "tap_step"),
-    ("Phase", "tap_step"): ("step", "source_tap_step"),
-    ("Phase", "taps"): ("tap_step", "step"),
-    ("Phase", "base"): ("first", "first_tap"),
-    ("Phase", "source_step"): ("step", "source_tap_step"),
-    ("Phase", "source_tap_step"): ("source_step", "tap_step"),
-    # Position.n has no sibling of its type
-}
 _A_STRIDE = r"\.(?:outer|channel|space\[\w\]|weight_\w+(?:\[\w\])?|bias_stride)\)$"
 _OFFSET_OR_COORDINATE = (
     r"\.(?:outer|channel|space|weight_\w+|bias_stride)\b"
     r"|stride|padding|dilation|residue|source_\w*step|step_w|\bbase|\.base"
-)
-_STATEMENTS = frozenset(
-    {
-        "compound_statement",
-        "declaration",
-        "expression_statement",
-        "for_statement",
-        "if_statement",
-        "return_statement",
-    }
 )
 # A pointer as a condition has a value of its own type in its place.
 _POINTERS = {"true": "static_cast<const void*>(&p)", "false": "nullptr"}
@@ -159,7 +98,7 @@ def automatic_mutants(file: str, source: str | None = None) -> list[KernelMutant
             for node in _run_time_nodes(function):
                 for wrong, shown, kind, target in apply(function, node):
                     change = Change(file, target.start_byte, target.end_byte, wrong, kind)
-                    before, after = map(_shorten, shown)
+                    before, after = map(shorten, shown)
                     name = f"{file} {function.name}: {operator}: {before} -> {after}"
                     seen[name] = seen.get(name, 0) + 1
                     if seen[name] > 1:
@@ -181,7 +120,7 @@ def compile_time_places(file: str, source: str | None = None) -> list[str]:
             elif child.type in ("struct_specifier", "parameter_list"):
                 pass  # no value is computed there
             elif re.search(r"\b(?:\d+|k[A-Z]\w+|true|false)\b", text):
-                places.append(f"{file}:{child.start_point[0] + 1} {_shorten(text)}")
+                places.append(f"{file}:{child.start_point[0] + 1} {shorten(text)}")
 
     visit(parse(source))
     return places
@@ -227,7 +166,7 @@ def _constant(function: Function, node: Any) -> Iterator[Found]:
     for other in (f"{text} + 1", f"{text} - 1"):
         shown = str(int(text) + (1 if "+" in other else -1)) if is_number else f"({other})"
         yield Found(
-            other, (_around(function, node), _around(function, node, shown)), EXPRESSION, node
+            other, (around(function, node), around(function, node, shown)), EXPRESSION, node
         )
 
 
@@ -235,18 +174,18 @@ def _index(function: Function, node: Any) -> Iterator[Found]:
     text = function.text(node)
     if node.type == "number_literal" and _is_axis_subscript(function, node):
         for other in sorted({"0", "1", "2"} - {text}):
-            shown = (_around(function, node), _around(function, node, other))
+            shown = (around(function, node), around(function, node, other))
             yield Found(other, shown, EXPRESSION, node)
     elif node.type == "identifier" and _is_axis_subscript(function, node):
         other = f"2 - {text}"
         yield Found(
-            other, (_around(function, node), _around(function, node, other)), EXPRESSION, node
+            other, (around(function, node), around(function, node, other)), EXPRESSION, node
         )
     elif node.type == "identifier" and (match := _AXIS_NAME.fullmatch(text)):
         for letter in "dhw".replace(match[2], ""):
             other = match[1] + letter
             if _is_declared_alike(function, node, text, other):
-                shown = (_around(function, node), _around(function, node, other))
+                shown = (around(function, node), around(function, node, other))
                 yield Found(other, shown, EXPRESSION, node)
     elif node.type == "subscript_expression":
         yield from _swapped_subscripts(function, node)
@@ -295,7 +234,7 @@ def _bounds_check(function: Function, node: Any) -> Iterator[Found]:
         left, sign, right = _binary(function, node)
         if sign in ("&&", "||"):
             for kept in (left, right):
-                yield Found(f"bool({kept})", (_joined(left, sign, right), kept), EXPRESSION, node)
+                yield Found(f"bool({kept})", (joined(left, sign, right), kept), EXPRESSION, node)
     elif node.type == "conditional_expression":
         condition = function.text(node.child_by_field_name("condition"))
         for branch, other in (("consequence", "true"), ("alternative", "false")):
@@ -320,7 +259,7 @@ def _narrow_integer(function: Function, node: Any) -> Iterator[Found]:
     if (is_product and is_term) or not _can_overflow(function, parent):
         text = function.text(node)
         narrow = "int32_t" if re.search(_OFFSET_OR_COORDINATE, text) else "int16_t"
-        shown = (text, f"{narrow}({_shorten(text, 48)})")
+        shown = (text, f"{narrow}({shorten(text, 48)})")
         yield Found(f"narrowed<{narrow}>({text})", shown, EXPRESSION, node)
 
 
@@ -355,14 +294,14 @@ def _stride_or_channel(function: Function, node: Any) -> Iterator[Found]:
         member = function.text(field)
         for other in _like_members(struct, member):
             wrong = text[: len(text) - len(member)] + other
-            shown = (_around(function, field), _around(function, field, other))
+            shown = (around(function, field), around(function, field, other))
             yield Found(wrong, shown, EXPRESSION, node)
     elif node.type == "identifier":
         for pair in ALIKE:
             if text in pair:
                 other = pair[1 - pair.index(text)]
                 if _is_declared_alike(function, node, text, other):
-                    shown = (_around(function, node), _around(function, node, other))
+                    shown = (around(function, node), around(function, node, other))
                     yield Found(other, shown, EXPRESSION, node)
 
 
@@ -404,40 +343,8 @@ def _binary(function: Function, node: Any) -> tuple[str, str, str]:
 def _swapped(function: Function, node: Any, left: str, sign: str, other: str, right: str) -> Found:
     is_assignment = node.type == "assignment_expression"
     wrong = f"{left} {other} ({right})" if is_assignment else f"({left}) {other} ({right})"
-    shown = (_joined(left, sign, right), _joined(left, other, right))
+    shown = (joined(left, sign, right), joined(left, other, right))
     return Found(wrong, shown, EXPRESSION, node)
-
-
-def _joined(left: str, sign: str, right: str) -> str:
-    """Both operands, of a long one only what stands next to the operator."""
-    left, right = _plain(left), _plain(right)
-    left = left if len(left) <= 32 else "..." + left[-29:]
-    right = right if len(right) <= 32 else right[:29] + "..."
-    return f"{left} {sign} {right}"
-
-
-def _around(function: Function, node: Any, instead: str | None = None) -> str:
-    """A node, or what stands instead, within the smallest expression that is long enough to be recognised."""
-    outer = node
-    while outer.end_byte - outer.start_byte < 20 and outer.parent.type not in _STATEMENTS:
-        outer = outer.parent
-    before = _plain(function.source[outer.start_byte : node.start_byte])
-    after = _plain(function.source[node.end_byte : outer.end_byte])
-    middle = function.text(node) if instead is None else instead
-    whole = _plain(before + middle + after)
-    return whole if len(whole) <= 64 else before[-24:] + middle + after[:24]
-
-
-def _plain(text: str) -> str:
-    """One line, without the casts that every offset has."""
-    text = re.sub(r"//.*", "", text)
-    text = re.sub(r"\s+", " ", text)
-    return re.sub(r"static_cast<(?:index_t|int64_t)>\(([^()]*)\)", r"\1", text)
-
-
-def _shorten(text: str, most: int = 72) -> str:
-    text = _plain(text).strip()
-    return text if len(text) <= most else f"{text[: most // 2 - 2]} ... {text[-(most // 2 - 3) :]}"
 
 
 def _called(function: Function, node: Any) -> str:

@@ -11,7 +11,6 @@ import gc
 import mmap
 import os
 import pickle
-import re
 import select
 import signal
 import struct
@@ -32,8 +31,9 @@ from fuzz import checks, data, shard
 from fuzz.bounds import Expectation, expect
 from fuzz.case import Case, format_case
 from fuzz.mutation import schemata
-from fuzz.mutation.mutant import KernelMutant, Mutant, PythonMutant, Result
-from fuzz.outcome import FAILURES, Judgement, Outcome, Verdict
+from fuzz.mutation.check_name import check_name
+from fuzz.mutation.mutant import Mutant, PythonMutant, Result
+from fuzz.outcome import FAILURES, Judgement, Outcome
 from fuzz.strategies import draw_case
 from fuzz.worker_process import attempt
 
@@ -355,43 +355,6 @@ class _Server:
         struct.pack_into("i", self._slots, 4 * slot, index)
 
 
-def check_name(judgement: Judgement, case: Case) -> str:
-    """A short name of the check that a failed case failed."""
-    detail = judgement.detail
-    if "emulator: " in detail:
-        return "emulator: " + _EMULATOR_CHECKS.get(
-            next((words for words in _EMULATOR_CHECKS if words in detail), ""), "other"
-        )
-    finder = re.match(rf"(?:\w+: )?({'|'.join(runtime.FINDERS)}): (?:[\w.]*Error: )?", detail)
-    if finder:
-        return finder[1]
-    if judgement.verdict is not Verdict.WRONG:
-        return str(judgement.verdict)
-    for words, name in _WRONG_CHECKS.items():
-        if words in detail:
-            return name
-    return f"wrong {judgement.result} ({case.lane})" if judgement.result else "identity"
-
-
-# What the judge and the emulator say -> short name.
-_WRONG_CHECKS = {
-    "written out of bounds": "guard bands",
-    "never written": "never written",
-    "was overwritten": "input overwritten",
-    "ran plan": "wrong plan",
-    "has shape": "wrong shape",
-    "is missing": "result missing",
-    "has bits of dtype": "wrong dtype",
-}
-_EMULATOR_CHECKS = {
-    "a barrier was reached": "barrier",
-    "a shuffle was reached": "shuffle",
-    "without a wait": "wait",
-    "past the end of its shared memory": "shared memory",
-    "is not aligned": "alignment",
-}
-
-
 def _describe_death(number: int, code: int) -> tuple[str, str]:
     if number == signal.SIGPROF:
         return "hung", f"no end within {CASE_LIMIT_S:g} s"
@@ -435,6 +398,3 @@ def _forget_cached() -> None:
             for value in [*vars(module).values()]:
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()
-
-
-__all__ = ["KernelMutant", "MutationError", "Options", "Task", "check_name", "draw_cases", "serve"]
