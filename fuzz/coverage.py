@@ -20,7 +20,7 @@ from convt3d.plan import PRIMITIVES, gather_tile
 from fuzz.case import FAR_MODES, LANES, LAYOUTS, MODES, Case
 from fuzz.number import DTYPES
 from fuzz.plans import candidate_plans
-from fuzz.strategies import Space
+from fuzz.strategies import LONG, LONG_MULTIPLY_ADDS, Space
 
 # The tiles of the kernels: see kernels/gather.py and kernels/weight.py.
 TILE_CHANNELS = 32  # output channels of forward, input channels of grad_input and of grad_weight
@@ -31,7 +31,7 @@ WIDE = 64
 _AXIS_CLASSES = ("1", "2", "above 2", "mixed")
 _PADDINGS = ("0", "below k-1", "k-1", "k and more", "crops all")
 _OUTPUT_PADDINGS = ("0", "between", "largest")
-_SIZES = ("small", "voxel", "wide", "channels", "gather tiles", "weight tiles")
+_SIZES = ("small", "voxel", "wide", "channels", "gather tiles", "weight tiles", "long")
 
 # Multiply-adds, or output elements, of the smallest case of a size; gather_tile has at most 128 positions.
 _LEAST_WORK = {
@@ -39,6 +39,7 @@ _LEAST_WORK = {
     "channels": TILE_CHANNELS + 1,
     "gather tiles": (TILE_CHANNELS + 1) * 129,
     "weight tiles": (TILE_CHANNELS + 1) * (WEIGHT_TILE_COLUMNS + 1) * (WEIGHT_TILE_POSITIONS + 1),
+    "long": LONG_MULTIPLY_ADDS,
 }
 # Batch size from which grad_weight has every split even for a single voxel.
 _MOST_SPLITS = 7
@@ -103,6 +104,8 @@ def _groups_class(case: Case) -> str:
 
 def _size_class(case: Case) -> str:
     """The first that holds, the rarest first."""
+    if max(case.n, case.in_channels, case.out_channels, *case.input_size) > LONG:
+        return "long"
     if _has_weight_tiles(case):
         return "weight tiles"
     if _has_gather_tiles(case):

@@ -24,6 +24,8 @@ from fuzz.machine import reserve_address_space
 
 # In elements. Cut to 32 bits, signed, it is a large negative number.
 FAR_STRIDE = 2**31 + 2**12
+# Each takes a page and more of memory, and 16 GiB of the 128 TiB of address space that a process has.
+MOST_SLABS = 512
 
 
 class _Block(NamedTuple):
@@ -38,8 +40,8 @@ class FarMemory:
     """Serves one case; the interface is that of fuzz.arena.Arena.
 
     Args:
-        first_axis: the far axis of the first tensor, counted among its axes longer than 1; it moves on with every
-            tensor, so that over many cases each axis of each tensor is the far one.
+        first_axis: the far axis of the first tensor, counted among its axes of 2 to MOST_SLABS; it moves on with
+            every tensor, so that over many cases each axis of each tensor is the far one.
     """
 
     def __init__(self, first_axis: int) -> None:
@@ -57,7 +59,7 @@ class FarMemory:
     def allocate(
         self, name: str, shape: Sequence[int], dtype: torch.dtype, channels_last: bool
     ) -> Tensor:
-        """Returns a tensor full of poison; one with other than five axes is a workspace or a bias, and contiguous."""
+        """Returns a tensor full of poison; without five axes it is a workspace or grad_bias, and contiguous."""
         return self._place(name, shape, dtype, None)
 
     def finish(self, results: Mapping[str, Tensor]) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -82,7 +84,7 @@ class FarMemory:
         self, name: str, shape: Sequence[int], dtype: torch.dtype, content: NDArray[Any] | None
     ) -> Tensor:
         size = BYTES[dtype]
-        count, strides = self._lay_out(shape)
+        count, strides = self._lay_out(name, shape)
         slab_bytes = prod(shape) // count * size
         first = ALIGNMENT + GUARD_BYTES
         memory = reserve_address_space((count - 1) * FAR_STRIDE * size + slab_bytes + 2 * first)
@@ -101,12 +103,12 @@ class FarMemory:
         self._blocks.append(_Block(name, slabs, memory, tensor, content))
         return tensor
 
-    def _lay_out(self, shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    def _lay_out(self, name: str, shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
         """Number of slabs and strides of a tensor; a slab is contiguous."""
-        long_axes = [axis for axis, size in enumerate(shape) if size > 1]
+        able = [axis for axis, size in enumerate(shape) if 1 < size <= MOST_SLABS]
         far = -1
-        if len(shape) == 5 and long_axes:
-            far = long_axes[self._next_axis % len(long_axes)]
+        if able and (len(shape) == 5 or name == "bias"):
+            far = able[self._next_axis % len(able)]
             self._next_axis += 1
         strides, step = [FAR_STRIDE] * len(shape), 1
         for axis in reversed(range(len(shape))):

@@ -28,8 +28,9 @@ Table = tuple[Any, ...]
 
 MAX_SEED = 9_999
 MAX_MULTIPLY_ADDS = 200_000
-# A sanitizer makes a case this much dearer; mode -> the most that it is given to do.
+# A hostile schedule makes a case dearer, a sanitizer much dearer; mode -> the most that it is given to do.
 MODE_MULTIPLY_ADDS = {
+    "hostile": 100_000,
     "asan": 20_000,
     "tsan": 3_000,
     "memcheck": 20_000,
@@ -45,6 +46,7 @@ _WIDE_EDGES = (63, 64, 65, 95, 96, 97, 127, 128, 129)
 _CHANNEL_EDGES = (7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65)
 
 _SIZES = (1, 1, 1, 2, 2, 3, 4, 5)
+_POINTS = (1, 1, 1, 2)
 _LARGER_SIZES = tuple(range(1, 11))
 _SMALLER_SIZES = (1, 1, 1, 2, 2, 3)
 _WIDE_SIZES = tuple(range(1, 141)) + 10 * _WIDE_EDGES
@@ -61,9 +63,14 @@ _TILED_KERNELS = (1, 1, 2, 3)
 # Coordinates that need more than 32 bits, cropped by a padding as large. PyTorch's op computes 2 * padding and
 # dilation * 2 in 32 bits: only if both overflow does it get the size right.
 _VAST_DILATIONS = (2**30, 2**30 + 7, 2**31 - 9)
+# A vast stride alone has PyTorch's op hang.
 _VAST_PADDING = 2**30  # at least
+_MOST_PADDING = 2**31 - 1
 VAST = 2**20  # a dilation from here on: none else is as large, and shrinking may make it smaller
-_STRIDES = (1, 1, 1, 2, 2, 2, 3, 4, 5)
+# More than 16 bits hold, signed or not, which is what a narrow index has, and a CUDA grid along y and z.
+LONG = 2**15  # a size above is long
+_LONG_SIZES = (1, 2, 3, 4, 5, 6) + 50 * (LONG + 1, LONG + 33) + 50 * (2**16 + 1,)
+_STRIDES = (1, 1, 1, 2, 2, 2, 3, 4, 5, 6)
 _DILATIONS = (1, 1, 1, 1, 2, 2, 3, 4)
 
 
@@ -75,6 +82,8 @@ class _Scale(NamedTuple):
     channels: Table
     share: int  # the spatial part of the work is at most max_multiply_adds / share
     kernels: Table = _KERNELS
+    batches: Table = _BATCHES
+    kinds: Table = ("dense", "dense", "dense", "grouped", "depthwise")
     output_work: float = 1.0  # of an output element, in multiply-adds
 
 
@@ -84,12 +93,22 @@ _WIDE = _Scale(_SMALLER_SIZES, _WIDE_SIZES, _CHANNELS, 10)
 _BULKY = _Scale(_LARGER_SIZES, _LARGER_SIZES, _CHANNELS, 10)
 _BROAD = _Scale(_SMALLER_SIZES, _WIDE_SIZES, _MANY_CHANNELS, 300)
 # Several tiles of grad_weight along all three of its sizes: nearly all of the work that a case may have.
-_TILED = _Scale((1, 1, 1, 2), _TILED_SIZES, _TILED_CHANNELS, 1_000, _TILED_KERNELS, 1 / 16)
+_TILED = _Scale(_POINTS, _TILED_SIZES, _TILED_CHANNELS, 1_000, _TILED_KERNELS, output_work=1 / 16)
 _TILED_MULTIPLY_ADDS = 33 * 65 * 33  # at least
 # Like small, but for one axis.
 _VASTLY = _Scale(_SMALLER_SIZES, _SMALLER_SIZES, _CHANNELS, 40)
+# One number of a case is long, which is all the work that it may have. Neither the number of groups is nor a kernel:
+# with a tile for each, or one after the other, they take the emulator seconds.
+_LONG_AXIS = _Scale(_POINTS, _LONG_SIZES, _POINTS, 1, _TILED_KERNELS)
+_LONG_CHANNELS = _Scale(
+    *(_POINTS, _POINTS, _LONG_SIZES, 2**16, _POINTS), kinds=("dense", "dense", "grouped")
+)
+_LONG_BATCH = _Scale(_POINTS, _POINTS, _POINTS, 2**16, _POINTS, batches=_LONG_SIZES)
+_LONG = 3 * (_LONG_AXIS,) + 2 * (_LONG_CHANNELS,) + (_LONG_BATCH,)
+LONG_MULTIPLY_ADDS = 2**17  # at least
 _SCALES = (
-    (_SMALL,) * 35 + (_DEEP,) * 9 + (_WIDE,) * 6 + (_BULKY,) * 3 + (_BROAD,) * 6 + (_TILED, _VASTLY)
+    *((_SMALL,) * 35 + (_DEEP,) * 9 + (_WIDE,) * 6 + (_BULKY,) * 3 + (_BROAD,) * 6),
+    *(_TILED, _VASTLY, _LONG, _LONG),
 )
 
 
@@ -215,6 +234,8 @@ def draw_geometry(random: Random, max_multiply_adds: int, may_be_vast: bool = Fa
     scale = _pick(random, _SCALES)
     if scale is _VASTLY and not may_be_vast:
         scale = _SMALL
+    if scale is _LONG:
+        scale = _pick(random, _LONG) if max_multiply_adds >= LONG_MULTIPLY_ADDS else _SMALL
     if scale is _TILED and max_multiply_adds < _TILED_MULTIPLY_ADDS:
         scale = _DEEP
     wide = _pick(random, (2, 2, 1, 0)) if scale.wide_sizes != scale.sizes else None
@@ -237,7 +258,8 @@ def draw_geometry(random: Random, max_multiply_adds: int, may_be_vast: bool = Fa
     # An axis that was drawn first, so that it takes less to draw, and to shrink to, one that is not vast.
     drawn = tuple(index for index in (2, 1, 0) if axes[index] != _Axis())
     if scale is _VASTLY and drawn:
-        vast = _with_vast_axis(random, case, _pick(random, drawn))
+        indices = drawn if _pick(random, (False, True)) else (_pick(random, drawn),)
+        vast = _with_vast_axes(random, case, indices)
         return vast if is_within(vast, max_multiply_adds) else case
     return case
 
@@ -341,28 +363,28 @@ def _padding_table(most: int, kernel: int, dilation: int) -> Table:
     return (0, 0, *sorted({*range(min(kernel, most) + 1), *edges}), *edges)
 
 
-def _with_vast_axis(random: Random, case: Case, index: int) -> Case:
-    """Gives an axis three taps, of which the middle one alone meets a small output."""
-    dilation = _pick(random, _VAST_DILATIONS)
-    size = min(case.input_size[index], 3)
-    is_strided = dilation == _VAST_DILATIONS[0] or size == 1  # as far as the padding may crop
-    stride = _pick(random, (1, 2, dilation) if is_strided else (1, 2))
-    extra = _pick(random, (0, 0, 1, 2))
-    axis = _Axis(size, 3, stride, dilation)
+def _with_vast_axes(random: Random, case: Case, indices: Sequence[int]) -> Case:
+    """Gives axes a dilation far above any size, but an output of a few elements."""
+    names = ("input_size", "kernel_size", "stride", "padding", "output_padding", "dilation")
+    fields = {name: list(getattr(case, name)) for name in names}
+    for index in indices:
+        for name, value in zip(names, _vast_axis(random)):
+            fields[name][index] = value
+    triples: dict[str, Any] = {name: _triple(values) for name, values in fields.items()}
+    return replace(case, **triples)
+
+
+def _vast_axis(random: Random) -> tuple[int, int, int, int, int, int]:
+    """Input size, kernel size, stride, padding, output padding and dilation."""
+    dilation, extra = _pick(random, _VAST_DILATIONS), _pick(random, (0, 0, 1, 2))
+    size, kernel = _pick(random, (1, 2, 3, 3)), 3
+    strides: Table = (1, 2, dilation) if size == 1 else (1, 2)
+    if dilation == _VAST_DILATIONS[0]:  # as far as the padding may crop, one of these can be more
+        kernel = _pick(random, (3, 3, 5))
+        strides = (1, 2, dilation, dilation) if kernel == 3 else (1, 2, 3)
+    axis = _Axis(size, kernel, _pick(random, strides), dilation)
     padding = max(_VAST_PADDING, (_reach(axis) + extra - _pick(random, (0, 1, 2))) // 2)
-
-    def put(old: tuple[int, int, int], new: int) -> tuple[int, int, int]:
-        return _triple(new if i == index else value for i, value in enumerate(old))
-
-    return replace(
-        case,
-        input_size=put(case.input_size, size),
-        kernel_size=put(case.kernel_size, 3),
-        stride=put(case.stride, stride),
-        padding=put(case.padding, min(padding, 2**31 - 1)),
-        output_padding=put(case.output_padding, extra),
-        dilation=put(case.dilation, dilation),
-    )
+    return size, kernel, axis.stride, min(padding, _MOST_PADDING), extra, dilation
 
 
 def _channels(
@@ -372,8 +394,8 @@ def _channels(
     pairs, outputs = most // _work(axes, scale), most // _outputs(axes)  # budgets
     if scale is _TILED:
         return _tiled_channels(random, scale, axes, pairs)
-    n = min(_pick(random, _BATCHES), pairs, outputs)
-    kind = _pick(random, ("dense", "dense", "dense", "grouped", "depthwise"))
+    n = min(_pick(random, scale.batches), pairs, outputs)
+    kind = _pick(random, scale.kinds)
     groups = 1
     if kind != "dense":
         table = scale.channels if kind == "depthwise" else _GROUPS

@@ -83,6 +83,10 @@ def draw(space: Space, count: int) -> list[Case]:
         ("f32_ci32_co65_i3x1x11_int", "size", "channels"),
         ("f32_ci33_co65_i2x1x16_int", "size", "channels"),
         ("f32_g2_ci66_co128_i3x1x11_int", "size", "channels"),
+        ("f32_ci33_co65_i3x1x32769_int", "size", "long"),
+        ("f32_n32769_int", "size", "long"),
+        ("f32_g32769_ci32769_co32769_int", "size", "long"),
+        ("f32_i1x1x32768_int", "size", "wide"),
         ("f32_co33_i9x1x16_int", "size", "gather tiles"),  # a tile holds 8 rows of 16
         ("f32_co33_i8x1x16_int", "size", "channels"),
         ("f32_ci33_i9x1x16_int", "size", "gather tiles"),

@@ -10,7 +10,7 @@ from convt3d import launch
 from fuzz import bounds, checks, data, subjects
 from fuzz.arena import DTYPES, GUARD_BYTES, Placed
 from fuzz.case import Case, CaseError, parse_case
-from fuzz.far_memory import FAR_STRIDE, FarMemory
+from fuzz.far_memory import FAR_STRIDE, MOST_SLABS, FarMemory
 from fuzz.machine import has_room_for_far_tensors
 from fuzz.number import encode
 from fuzz.outcome import Verdict
@@ -40,6 +40,14 @@ def test_the_far_axis_moves_on_with_every_tensor_and_is_never_one_of_length_1() 
     far = [tensor.stride().index(FAR_STRIDE) for tensor in tensors]
     assert far == [1, 3, 4, 0]
     assert all(sorted(tensor.stride())[-2] < 24 for tensor in tensors)
+
+
+def test_a_long_axis_is_no_far_axis() -> None:
+    shape = (1, 2, 1, 1, MOST_SLABS + 1)
+    tensors = [FarMemory(i).allocate("output", shape, torch.float32, False) for i in range(4)]
+    assert [tensor.stride().index(FAR_STRIDE) for tensor in tensors] == [1] * 4
+    alone = FarMemory(0).allocate("output", (1, 1, 1, 1, 70_000), torch.float32, False)
+    assert alone.is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 40), (1, 1, 1, 1, 1), (0,)])

@@ -21,6 +21,8 @@ from fuzz.coverage import features_of
 from fuzz.number import DTYPES
 from fuzz.plans import candidate_plans
 from fuzz.strategies import (
+    LONG,
+    LONG_MULTIPLY_ADDS,
     MAX_MULTIPLY_ADDS,
     MAX_SEED,
     MODE_MULTIPLY_ADDS,
@@ -28,6 +30,8 @@ from fuzz.strategies import (
     Space,
     cases,
     draw_case,
+    draw_geometry,
+    is_within,
 )
 
 Predicate = Callable[[Case], bool]
@@ -88,7 +92,10 @@ def is_largest(output_padding: int, stride: int, dilation: int) -> bool:
         (lambda case: case.groups == 3 and case.in_channels == 12, "f32_g3_ci12_co3_int"),
         (some_axis(lambda i, k, s, p, op, d: s > k > 1), "f32_k1x1x2_s1x1x3_int"),
         (some_axis(lambda i, k, s, p, op, d: p >= 2), None),
-        (some_axis(lambda i, k, s, p, op, d: p == k - 1 > 0), "f32_i1x1x2_k1x1x2_p0x0x1_int"),
+        (
+            some_axis(lambda i, k, s, p, op, d: i > 1 and p == k - 1 > 0),
+            "f32_i1x1x2_k1x1x2_p0x0x1_int",
+        ),
         (lambda case: case.bias and case.layout == "cl", "f32_bias_cl_int"),
         (lambda case: case.dtype == "bf16", "bf16_int"),
         (lambda case: case.lane == "special", "f32_special"),
@@ -371,6 +378,19 @@ def test_arguments_are_checked_when_the_strategy_is_made(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         cases(**{"dtypes": DTYPES, **arguments})
+
+
+def test_each_number_of_a_case_is_long_at_times_where_there_is_room() -> None:
+    random = Random(1)
+    drawn = [draw_geometry(random, MAX_MULTIPLY_ADDS) for _ in range(10_000)]
+    for name in ("n", "in_channels", "out_channels"):
+        assert sum(getattr(case, name) > LONG for case in drawn) >= 3, name
+    for axis in range(3):
+        assert sum(case.input_size[axis] > LONG for case in drawn) >= 3, axis
+    assert any(max(case.input_size) > 2**16 for case in drawn)
+    assert all(is_within(case, MAX_MULTIPLY_ADDS) for case in drawn)
+    small = [draw_geometry(random, LONG_MULTIPLY_ADDS - 1) for _ in range(2_000)]
+    assert not any(features_of(case)["size"] == "long" for case in small)
 
 
 def test_vast_dilations_come_with_64_bit_plans_and_lanes_that_can_be_judged() -> None:
