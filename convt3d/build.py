@@ -188,7 +188,7 @@ def check_compiler(target: str) -> None:
     """Raises RuntimeError, saying what to install, when the target's compiler is missing."""
     from torch.utils import cpp_extension
 
-    compiler = cpp_extension.get_cxx_compiler()
+    compiler = _cxx_compiler()
     if shutil.which(compiler) is None:
         raise RuntimeError(
             f"convt3d compiles its kernels on first use and found no C++ compiler: {compiler!r} is not "
@@ -211,9 +211,7 @@ def sanitizer_runtime(target: str) -> Path:
     Raises:
         RuntimeError: the compiler has none.
     """
-    from torch.utils import cpp_extension
-
-    compiler, name = cpp_extension.get_cxx_compiler(), f"lib{target}.so"
+    compiler, name = _cxx_compiler(), f"lib{target}.so"
     command = [compiler, f"-print-file-name={name}"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     path = Path(ran.stdout.strip())
@@ -223,6 +221,20 @@ def sanitizer_runtime(target: str) -> Path:
             f"(some systems have it in a package lib{target}), or set CXX to a g++ that has it"
         )
     return path
+
+
+def has_sanitizer(target: str) -> bool:
+    """Whether the compiler can build for "asan" or "tsan"."""
+    try:
+        sanitizer_runtime(target)
+    except (RuntimeError, OSError):
+        return False
+    return True
+
+
+def _cxx_compiler() -> str:
+    """The one that torch takes too."""
+    return os.environ.get("CXX", "c++")
 
 
 def check_capability(capability: tuple[int, int], device: object) -> None:
@@ -270,12 +282,10 @@ def _compile(name: str, source: str, target: str, flags: list[str], directory: P
 
 def _compile_alone(name: str, source: str, target: str, flags: list[str], directory: Path) -> None:
     """Runs the C++ compiler without torch's headers and libraries."""
-    from torch.utils import cpp_extension
-
     (directory / "main.cpp").write_text(source)
     # Reports then name files as the #line directives do.
     flags = [*flags, f"-fdebug-prefix-map={directory}=."]
-    command = [cpp_extension.get_cxx_compiler(), *flags, "main.cpp", "-o", f"{name}.so"]
+    command = [_cxx_compiler(), *flags, "main.cpp", "-o", f"{name}.so"]
     ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise RuntimeError(ran.stdout + ran.stderr)

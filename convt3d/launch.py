@@ -6,6 +6,7 @@ import ctypes
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -123,6 +124,22 @@ def allocate(
             tuple(shape), dtype=dtype, device=device, memory_format=torch.channels_last_3d
         )
     return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
+def use_libraries(files: Mapping[tuple[str, str], Path]) -> None:
+    """Has launches in this process call these libraries from now on, in the place of what build.py compiles.
+
+    For a harness that compiles variations of the kernels. Another call replaces them, with {} by none.
+
+    Args:
+        files: compiled libraries by part and target, as for build.library_path; what is missing is as usual.
+    """
+    _libraries.clear()
+    _libraries.update(files)
+    _entry.cache_clear()
+
+
+_libraries: dict[tuple[str, str], Path] = {}
 
 
 def is_channels_last(*tensors: Tensor) -> bool:
@@ -258,7 +275,8 @@ def _emulate(family: str, params: _Params, flags: tuple[int, ...], dtype: torch.
     if mode not in runtime.SANITIZERS:
         error = _entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, schedule)
         return error.decode() if error else ""
-    library = _sanitized_library(f"{family}_{DTYPE_NAMES[dtype]}", mode)
+    part = f"{family}_{DTYPE_NAMES[dtype]}"
+    library = _libraries.get((part, mode)) or _sanitized_library(part, mode)
     call = sanitized.Call(library, f"convt3d_{family}", bytes(params), flags, schedule)
     regions = [
         sanitized.Region(
@@ -288,7 +306,9 @@ def _span_bytes(tensor: Tensor) -> int:
 def _entry(
     family: str, dtype: torch.dtype, target: str, device_index: int
 ) -> ctypes._NamedFuncPointer:
-    library = build.library(f"{family}_{DTYPE_NAMES[dtype]}", target, device_index)
+    part = f"{family}_{DTYPE_NAMES[dtype]}"
+    file = _libraries.get((part, target))
+    library = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
     mirror = GatherParams if family == "gather" else WeightParams
     library.convt3d_params_bytes.restype = ctypes.c_int64
     if library.convt3d_params_bytes() != ctypes.sizeof(mirror):

@@ -90,7 +90,7 @@ def repro(arguments: argparse.Namespace) -> int:
     case = parse_case(arguments.case)
     check_plans(case)
     print(f"{case}\n", flush=True)
-    with Legs(arguments.subject_module, arguments.time_limit) as legs:
+    with Legs(arguments.subject_module, arguments.time_limit, modes=(case.mode,)) as legs:
         facts = {**machine.own_facts(), **legs.await_facts()}
         if problem := machine.gpu_problem(facts):
             raise SubjectError(problem)

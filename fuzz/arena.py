@@ -31,6 +31,8 @@ DTYPES = {
     "bf16": torch.bfloat16,
 }
 _CHANNELS_LAST = (0, 2, 3, 4, 1)  # order of the axes in memory
+# How much of the allocator's free memory is dirtied before an op runs: more than a case's results take.
+DIRTY_BYTES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
 # By bytes of an element, and bytes of an element by dtype (torch 2.0 has no dtype.itemsize).
 BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 BYTES = {torch.float64: 8, torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
@@ -224,6 +226,16 @@ def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:
         strides[axis] = step
         step *= shape[axis]
     return tuple(strides)
+
+
+def dirty_free_memory(device: torch.device) -> None:
+    """Leaves NaN and large numbers in memory that the allocator will hand out next."""
+    dirty = [
+        torch.full((size // 4,), value, device=device)
+        for size in DIRTY_BYTES
+        for value in (float("nan"), 1e30)
+    ]
+    del dirty
 
 
 def poison(dtype: np.dtype[Any]) -> Any:

@@ -13,8 +13,7 @@ from multiprocessing.context import SpawnProcess
 from fuzz import corpus, machine
 from fuzz.case import LANES
 from fuzz.coverage import possible_pairs, report
-from fuzz.failure import UNCONFIRMED, elements
-from fuzz.inquiry import BETTER_SPECIMEN
+from fuzz.failure import UNCONFIRMED, is_explained
 from fuzz.outcome import Verdict
 from fuzz.progress import Display, Tally, progress_line, summary, total
 from fuzz.shard import (
@@ -24,6 +23,7 @@ from fuzz.shard import (
     adopt_unfinished,
     device_dtypes,
     device_modes,
+    missing_sanitizers,
     run_shard,
     search_space,
     uncounted_cases,
@@ -156,7 +156,7 @@ class Campaign:
         shard.process, shard.connection = self._start_process(shard.index, shard.resume)
         for finding in self.findings:
             if finding.status != UNCONFIRMED:
-                self._tell("known", (finding.kind, elements(finding.case)), [shard])
+                self._tell("known", (finding.kind, finding.case), [shard])
         return True
 
     def _receive(self) -> None:
@@ -222,14 +222,20 @@ class Campaign:
             lanes=" ".join(options.lanes or LANES),
             modes=" ".join(dict.fromkeys(options.modes or device_modes(device))),
         )
+        if device == "emulator" and options.modes is None and missing_sanitizers():
+            facts["left out"] = (
+                f"{' '.join(missing_sanitizers())}: the compiler has no runtime library"
+            )
         self.display.print("\n".join(f"{name:11}{text}" for name, text in facts.items()))
 
     def _add(self, finding: Finding) -> None:
         """Shows a finding and writes it down, unless it is known: another shard may have been faster."""
         for known in self.findings:
-            if (known.kind, known.status) == (finding.kind, finding.status):
-                if elements(finding.case) > BETTER_SPECIMEN * elements(known.case):
-                    return
+            if (known.kind, known.status) != (finding.kind, finding.status):
+                continue
+            if finding.status == UNCONFIRMED or is_explained(finding.case, known.case):
+                return
+            if is_explained(known.case, finding.case):
                 self.findings.remove(known)  # only in the summary: this one shows it better
                 break
         self.findings.append(finding)
@@ -242,7 +248,7 @@ class Campaign:
             finding.write_down(path)
             self._written.add(str(path))
         if finding.status != UNCONFIRMED:
-            self._tell("known", (finding.kind, elements(finding.case)))
+            self._tell("known", (finding.kind, finding.case))
         if self.options.stop_on_failure and not is_native:
             self._stop()
 

@@ -25,7 +25,7 @@ prints every token. The parser takes tokens in any order, each at most once.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from string import ascii_lowercase, digits
 from typing import Any
 
@@ -42,6 +42,7 @@ EMULATOR_MODES = ("fast", "hostile", "asan", "tsan")
 GPU_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")  # of compute-sanitizer
 GPU_MODES = ("fast", "delayed", *GPU_TOOLS)
 MODES = (*EMULATOR_MODES, *GPU_MODES[1:])
+DEVICE_MODES = {"emulator": EMULATOR_MODES, "cuda": GPU_MODES}
 
 # In the order of printing: field -> what stands before its value.
 _PREFIXES = {
@@ -155,6 +156,16 @@ class Case:
         dilation * (kernel_size - 1) + 1 in 32 bits, which is right only where the errors cancel."""
         terms = zip(self.padding, self.dilation, self.kernel_size)
         return any(_error_32(d * (k - 1) + 1) != _error_32(2 * p) for p, d, k in terms)
+
+    def on(self, device: str) -> Case:
+        """The case as it runs there: without a mode or a layout that the device does not have.
+
+        Args:
+            device: one of DEVICE_MODES.
+        """
+        mode = self.mode if self.mode in DEVICE_MODES[device] else "fast"
+        is_far = self.layout == "far" and device == "cuda"
+        return replace(self, mode=mode, layout="ncdhw" if is_far else self.layout)
 
     @property
     def multiply_adds(self) -> int:

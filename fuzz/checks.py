@@ -31,7 +31,7 @@ from fuzz.bounds import (
 from fuzz.case import Case
 from fuzz.identities import violated_identities
 from fuzz.number import RawBits, decode, encode, smallest_subnormal, storage
-from fuzz.outcome import RESULTS, TOOLS, Judgement, Outcome, Verdict
+from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
 
 __all__ = ["Comparison", "Expectation", "compare", "expect", "judge", "proves_nothing"]
 
@@ -196,8 +196,8 @@ def _judge_failed(leg: str, outcome: Outcome) -> Judgement:
 
 
 def _check_of_crash(outcome: Outcome) -> str:
-    if outcome.cause in TOOLS:
-        return outcome.cause
+    if outcome.tool:
+        return outcome.tool
     if outcome.cause:
         return "cuda" if outcome.cause == "CUDA error" else "signal"
     return "exit" if outcome.message.startswith("ended with exit code") else "exception"

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -88,7 +89,9 @@ class _Sanitized:
             raise SanitizerMissing(f"mode={tool!r}, but there is no compute-sanitizer on the PATH")
         self.is_alive = True
         self._tool = tool
-        self._directory = Path(tempfile.mkdtemp(prefix="convt3d-sanitizer-"))
+        # Where no killed process leaves anything behind: the campaign, too, ends with it.
+        where = util.get_temp_dir()
+        self._directory = Path(tempfile.mkdtemp(prefix="sanitizer-", dir=where))
         self._report = self._directory / "report.txt"
         self._printed = self._directory / "printed.txt"
         self._seen = 0  # bytes of the report that belong to earlier cases

@@ -14,6 +14,12 @@ SHRUNK = "shrunk"
 UNSHRUNK = "unshrunk"
 # Seen once, but not by a fresh process: it depends on what ran before, or on chance.
 UNCONFIRMED = "unconfirmed"
+# A case whose failure is known is looked at again if it has at most this share of the elements of the known one.
+BETTER_SPECIMEN = 0.5
+_INGREDIENTS = (
+    *("kernel_size", "stride", "padding", "output_padding", "dilation"),
+    *("groups", "bias", "layout", "lane", "mode"),
+)
 
 
 class Kind(NamedTuple):
@@ -70,6 +76,21 @@ def is_same(kind: Kind, target: Kind) -> bool:
     if target.leg == "native":
         return kind == target
     return kind._replace(dtype=target.dtype) == target
+
+
+def ingredients(case: Case) -> frozenset[str]:
+    """The fields of a case that are not as simple as can be, sizes, seeds and plans aside."""
+    plain = Case()
+    return frozenset(name for name in _INGREDIENTS if getattr(case, name) != getattr(plain, name))
+
+
+def is_explained(case: Case, specimen: Case) -> bool:
+    """Whether a failure may well be the one that a specimen of its kind shows, and is no better specimen.
+
+    A shrunk specimen has the ingredients only that its defect needs, so a case that lacks one of them has another.
+    """
+    is_much_smaller = elements(case) <= BETTER_SPECIMEN * elements(specimen)
+    return ingredients(specimen) <= ingredients(case) and not is_much_smaller
 
 
 def elements(case: Case) -> int:

@@ -4,8 +4,7 @@
     confirmed        shrunk, and the smallest case that a fresh process confirms is reported
     not confirmed    state-dependent: a sanitizer runs the case, and what it finds is shrunk with the
                      sanitizer as the check; else it is reported once, as unconfirmed
-    of a kind        that is known: only counted, unless the case is so much smaller that it may become
-                     a better specimen
+    of a kind        that is known: only counted, unless no reported case explains it (fuzz.failure.is_explained)
 
 Failures of ours that Hypothesis has drawn are shrunk by it first, for it knows how they were drawn, and
 then by fuzz.reduce; all others by fuzz.reduce alone, which needs few tries.
@@ -20,9 +19,19 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from fuzz.case import GPU_TOOLS, Case, CaseError
-from fuzz.failure import SHRUNK, UNCONFIRMED, UNSHRUNK, Failure, Kind, elements, is_same, kind_of
+from fuzz.failure import (
+    SHRUNK,
+    UNCONFIRMED,
+    UNSHRUNK,
+    Failure,
+    Kind,
+    elements,
+    is_explained,
+    is_same,
+    kind_of,
+)
 from fuzz.legs import Examination, Legs
-from fuzz.outcome import TOOLS, Verdict
+from fuzz.outcome import Verdict
 from fuzz.progress import Tally
 from fuzz.reduce import shrink
 from fuzz.suspect import REFERENCE
@@ -40,8 +49,10 @@ FRESH_RUNS_WITHOUT_ANSWER = 2
 WITHOUT_ANSWER = (Verdict.CRASHED, Verdict.HUNG)
 # Of the smaller cases that failed, how many are tried in a fresh process, the smallest first.
 CONFIRMED_STEPS = 5
-# A case whose failure is known is looked at again if it has at most this share of the elements of the known one.
-BETTER_SPECIMEN = 0.5
+# Of how many specimens of a kind, reported or not, are there enough.
+MOST_SPECIMENS = 4
+# A specimen with more elements of input and weight has hardly been shrunk: another one may shrink further.
+SMALL_SPECIMEN = 32
 
 # A sanitizer may find what a fresh process does not confirm. On a GPU it takes up to a minute to get ready, and then
 # seconds for a case, so few findings are tried, and none near the end of the campaign.
@@ -97,7 +108,7 @@ class Inquiry:
         self._report = report
         self._left_s = left_s
         self._note_target = note_target
-        self._known: dict[Kind, int] = {}  # elements of the smallest case that was reported
+        self._known: dict[Kind, list[Case]] = {}  # the cases that were reported
         self._seen_once: set[Kind] = set()  # kinds that were reported as unconfirmed
         self._waiting: list[tuple[Examination, str]] = []  # failures to be looked at
         self._target: Kind | None = None  # what is being shrunk
@@ -114,9 +125,9 @@ class Inquiry:
         """Whether cases belong to `step`."""
         return self._target is not None
 
-    def learn(self, kind: Kind, size: int) -> None:
-        """Notes that a kind was reported, with a case of so many elements of input and weight."""
-        self._known[kind] = min(size, self._known.get(kind, size))
+    def learn(self, kind: Kind, case: Case) -> None:
+        """Notes that a kind was reported, with this case."""
+        self._known.setdefault(kind, []).append(case)
 
     def put_aside(self, examination: Examination, legs: list[str]) -> None:
         """Has `look` look at the failures of these legs."""
@@ -126,7 +137,7 @@ class Inquiry:
         """Confirms, shrinks and reports what was put aside, and what comes to light meanwhile."""
         while self._waiting:
             examination, leg = self._waiting.pop(0)
-            if kind_of(examination, leg).signal in GPU_TOOLS:
+            if examination.outcomes[leg].tool in GPU_TOOLS:
                 self._tally.failures[leg] += 1
                 self._take_report(examination, leg)
                 continue
@@ -228,8 +239,10 @@ class Inquiry:
         self.finish()
 
     def _is_known(self, kind: Kind, case: Case) -> bool:
-        """Whether it is known, and no better specimen to be hoped for."""
-        return kind in self._known and elements(case) > BETTER_SPECIMEN * self._known[kind]
+        """Whether a small specimen explains it, or there are enough."""
+        known = self._known.get(kind, [])
+        small = [other for other in known if elements(other) <= SMALL_SPECIMEN]
+        return len(known) >= MOST_SPECIMENS or any(is_explained(case, other) for other in small)
 
     def _smallest_confirmed(self) -> Failure:
         """The smallest failure that a fresh process confirms, else the first, which one has."""
@@ -261,10 +274,11 @@ class Inquiry:
     def _report_new(self, failure: Failure) -> None:
         """Reports a confirmed failure; its like is only counted from now on."""
         case = failure.examination.case
-        is_new = not self._is_known(failure.kind, case)  # or it has shrunk to what is known
-        if failure.status == SHRUNK and self._target is not None:
-            self.learn(self._target, elements(case))
-        self.learn(failure.kind, elements(case))
+        # Or it has shrunk to what is known.
+        is_new = not any(is_explained(case, other) for other in self._known.get(failure.kind, []))
+        if failure.status == SHRUNK and self._target not in (None, failure.kind):
+            self.learn(self._target, case)
+        self.learn(failure.kind, case)
         if is_new:
             self._report(failure)
 
@@ -315,9 +329,10 @@ class Inquiry:
         if leg not in examination.failing_legs():
             return False
         kind = kind_of(examination, leg)
-        if kind.signal in TOOLS and not self._is_known(kind, examination.case):
+        is_report = examination.outcomes[leg].tool != ""
+        if is_report and not self._is_known(kind, examination.case):
             self._shrink(Failure(kind, examination, SHRUNK), SANITIZER_SHRINK_S, is_alone=True)
-        return kind.signal in TOOLS
+        return is_report
 
     def _examine_alone(self, case: Case, leg: str) -> Examination:
         examination = self._legs.examine_alone(case, leg)

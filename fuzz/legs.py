@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fuzz import bounds, checks, data, suspect
 from fuzz.card import card
-from fuzz.case import Case, format_case
+from fuzz.case import MODES, Case, format_case
 from fuzz.outcome import FAILURES, Judgement, Outcome, Verdict
 from fuzz.suspect import REFERENCE
 from fuzz.worker import DEFAULT_TIME_LIMIT_S, Worker, preload
@@ -64,6 +64,7 @@ class Legs:
         subject_module: module with the functions convt3d, oracle and native.
         time_limit_s: seconds that a leg may take for a case; None stands for NATIVE_TIME_LIMIT_S
             for native and DEFAULT_TIME_LIMIT_S for the others.
+        modes: that cases may have: what they need is built before the first case.
         journal: file that each case string is written to before the case runs, so that what ran
             last is known whatever dies; a comment follows where not all legs run it.
 
@@ -76,6 +77,7 @@ class Legs:
         subject_module: str = SUBJECT_MODULE,
         time_limit_s: float | None = None,
         journal: Path | None = None,
+        modes: Sequence[str] = MODES,
     ) -> None:
         preload([subject_module])
         self.workers: dict[str, Worker] = {}
@@ -85,7 +87,9 @@ class Legs:
             self._journal = journal.open("w", encoding="utf-8")
         for leg in LEGS:
             limit_s = NATIVE_TIME_LIMIT_S if leg == "native" else DEFAULT_TIME_LIMIT_S
-            self.workers[leg] = Worker(f"{subject_module}:{leg}", time_limit_s or limit_s)
+            self.workers[leg] = Worker(
+                f"{subject_module}:{leg}", time_limit_s or limit_s, preparations=(tuple(modes),)
+            )
 
     def __enter__(self) -> Legs:
         return self

@@ -15,6 +15,7 @@ RESULTS: tuple[str, ...] = ("output", "grad_input", "grad_weight", "grad_bias")
 # What watches a subject from inside; the message of a crash that one of them reports starts with its name.
 TOOLS = ("asan", "ubsan", "tsan", "memcheck", "racecheck", "initcheck", "synccheck", "emulator")
 _TOOL = re.compile(rf"({'|'.join(TOOLS)}): ")
+_ACCESS = re.compile(r"Invalid __\w+__ (read|write) ")  # of memcheck
 _SIGNAL = re.compile(r"\bSIG[A-Z]+\b")
 _CUDA_ERROR = re.compile(r"CUDA error|CUDNN_STATUS_\w+")
 
@@ -42,12 +43,22 @@ class Outcome:
     stage: str = ""
 
     @property
+    def tool(self) -> str:
+        """Which of TOOLS reported a crash; empty if none did."""
+        tool = _TOOL.match(self.message) if self.status == "crashed" else None
+        return tool.group(1) if tool else ""
+
+    @property
     def cause(self) -> str:
-        """What a crash is told by: one of TOOLS, a signal's name, "CUDA error", or nothing."""
+        """What a crash is told by: one of TOOLS, a signal's name, "CUDA error", or nothing.
+
+        Behind "memcheck" stands " read" or " write" where it says which.
+        """
+        if tool := self.tool:
+            access = _ACCESS.search(self.message)
+            return f"{tool} {access.group(1)}" if access else tool
         if self.status != "crashed":
             return ""
-        if tool := _TOOL.match(self.message):
-            return tool.group(1)
         if signal := _SIGNAL.search(self.message):
             return signal.group()
         return "CUDA error" if _CUDA_ERROR.search(self.message) else ""

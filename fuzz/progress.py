@@ -19,8 +19,13 @@ LINE_EVERY_S = 10.0  # where the line cannot be rewritten
 
 @dataclass
 class Tally:
-    """What has been examined so far; shards send theirs and the campaign adds them up."""
+    """What has been examined so far; shards send theirs and the campaign adds them up.
 
+    Args:
+        device: "emulator" or "cuda": a case counts in the mode and the layout that it has there.
+    """
+
+    device: str = "emulator"
     dtypes: Counter[str] = field(default_factory=Counter)
     lanes: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
@@ -51,7 +56,7 @@ class Tally:
 
     def add(self, examination: Examination) -> None:
         """Counts one examined case."""
-        case = examination.case
+        case = examination.case.on(self.device)
         self.incidents.update(examination.incidents)
         self.dtypes[case.dtype] += 1
         self.lanes[case.lane] += 1

@@ -46,6 +46,7 @@ def add_command(commands: Any) -> None:
     add("--modes", metavar="A,B", help=f"of {known}; default: all that the device has")
     add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
     add("--shards", type=int, metavar="N", help=SHARDS_HELP)
+    add("--coverage", action="store_true", help="print which pairs of features were met")
     add("--corpus", type=Path, default=corpus.DIRECTORY, metavar="DIR", help="where the corpus is")
     add("--state", type=Path, default=Path(".convt3d"), metavar="DIR", help="findings, journal")
     add("--subject-module", default=SUBJECT_MODULE, metavar="MODULE", help="what is examined")
@@ -75,6 +76,7 @@ def sanitize(arguments: argparse.Namespace) -> int:
             corpus=Path(folder),
             corpus_only=arguments.examples == 0,
             state=arguments.state,
+            coverage=arguments.coverage,
             subject_module=arguments.subject_module,
         )
         return Campaign(options).run()

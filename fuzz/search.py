@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.case import GPU_TOOLS, Case
-from fuzz.failure import Failure, Kind, kind_of
+from fuzz.failure import Failure, Kind
 from fuzz.inquiry import SHRINK_S, EndOfShrinking, Inquiry
 from fuzz.legs import Examination, Legs
 from fuzz.progress import Tally
@@ -84,9 +84,9 @@ class Search:
         self._memo: dict[Case, Failure | None] = {}
         self._generated = 0
 
-    def learn(self, kind: Kind, size: int) -> None:
-        """Notes that somebody has reported a kind, with a case of so many elements (fuzz.failure)."""
-        self._inquiry.learn(kind, size)
+    def learn(self, kind: Kind, case: Case) -> None:
+        """Notes that somebody has reported a kind, with this case."""
+        self._inquiry.learn(kind, case)
 
     def run_batch(self, batch_seed: int, max_examples: int) -> int:
         """Generates up to max_examples cases, fewer if one fails on ours; returns how many.
@@ -161,7 +161,7 @@ class Search:
         while failing:
             leg = failing[0]
             # Each step would be slow, and Hypothesis takes many.
-            if leg == "native" or kind_of(examination, leg).signal in GPU_TOOLS:
+            if leg == "native" or examination.outcomes[leg].tool in GPU_TOOLS:
                 break
             failure = self._inquiry.confirm(examination, failing.pop(0))
             if failure is not None:

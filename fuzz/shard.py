@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from convt3d import build
 from convt3d.emulator import runtime
 from fuzz import compute_sanitizer, corpus, machine
 from fuzz.bounds import expect
@@ -180,11 +182,19 @@ def device_dtypes(device: str) -> tuple[str, ...]:
 def device_modes(device: str, shard: int = 0) -> tuple[str, ...]:
     """Modes that a shard draws from; one that is there twice is drawn twice as often."""
     if device != "cuda":
-        return tuple(mode for mode in runtime.MODES for _ in range(EMULATOR_MODE_WEIGHTS[mode]))
+        lacking = missing_sanitizers()
+        modes = [mode for mode in runtime.MODES if mode not in lacking]
+        return tuple(mode for mode in modes for _ in range(EMULATOR_MODE_WEIGHTS[mode]))
     # A process under a tool takes long to start and much memory: one shard has them.
     has_tools = shard == 0 and compute_sanitizer.find() is not None
     weights = GPU_MODE_WEIGHTS | (GPU_TOOL_WEIGHTS if has_tools else {})
     return tuple(mode for mode, weight in weights.items() for _ in range(weight))
+
+
+@functools.cache
+def missing_sanitizers() -> tuple[str, ...]:
+    """Modes of the emulator that this machine's compiler cannot build for."""
+    return tuple(mode for mode in runtime.SANITIZERS if not build.has_sanitizer(mode))
 
 
 def device_layouts(device: str) -> tuple[str, ...]:
@@ -209,11 +219,12 @@ def search_space(options: Options, device: str, shard: int | None = None) -> Spa
 
 
 def covering_cases(options: Options, device: str) -> list[list[Case]]:
-    """Cases that meet all pairs of features that the campaign can meet, for each shard its own."""
+    """Cases that meet all pairs of features that the campaign can meet, for each shard its own; at most `examples`."""
     space = search_space(options, device)
     drawn = [set(search_space(options, device, shard).modes) for shard in range(options.shards)]
     shares: list[list[Case]] = [[] for _ in drawn]
-    for case in CoveringSet(space, f"{options.seed}/covering", _proves_something).cases:
+    covering = CoveringSet(space, f"{options.seed}/covering", _proves_something)
+    for case in covering.cases[: options.examples]:
         able = [share for share, modes in zip(shares, drawn) if case.mode in modes]
         min(able, key=len).append(case)
     return shares
@@ -229,7 +240,7 @@ def run_shard(
     """Runs one shard to its end; the entry point of its process.
 
     It sends ("facts", dict), ("ready", None), ("tally", Tally), ("finding", Finding) and at the
-    end ("done", Tally) or ("broken", text), and takes ("known", (Kind, elements)) and ("stop", None).
+    end ("done", Tally) or ("broken", text), and takes ("known", (Kind, Case)) and ("stop", None).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which says stop
     try:
@@ -263,9 +274,13 @@ class _Shard:
         options = self.options
         start_s = time.monotonic()
         with Legs(
-            options.subject_module, options.time_limit_s, options.journal(self.index)
+            options.subject_module,
+            options.time_limit_s,
+            options.journal(self.index),
+            options.modes or device_modes("emulator"),
         ) as legs:
             self.facts = legs.await_facts()
+            self.tally.device = self.facts["device"]
             _send(self.connection, "facts", self.facts)
             self.search = Search(
                 legs,
@@ -316,33 +331,32 @@ class _Shard:
             self.search.replay(entry.case, is_native_defect=entry.file == corpus.NATIVE)
 
     def _generate(self) -> None:
-        options = self.options
-        left = None
-        if options.examples is not None:
-            left = len(range(self.index, options.examples, options.shards))
-            left -= self.past.generated + self.uncounted
-        if options.meets_all_pairs:
-            examined = self._meet_all_pairs(left)
-            left = None if left is None else left - examined
+        covering, left = self._share()
+        for case in covering:
+            if self._left_s() <= 0:
+                raise EndOfCampaign
+            self.search.examine(case)
         batch = self.past.batches
         while left is None or left > 0:
             # A string seeds Random through SHA-512, which stays the same for ever.
-            text = f"{options.seed}/{self.index}/{batch}"
+            text = f"{self.options.seed}/{self.index}/{batch}"
             self.tally.batches += 1
             size = BATCH_EXAMPLES if left is None else min(left, BATCH_EXAMPLES)
             generated = self.search.run_batch(random.Random(text).getrandbits(64), size)
             left = None if left is None else left - generated
             batch += 1
 
-    def _meet_all_pairs(self, most: int | None) -> int:
-        """Examines the shard's covering cases that are left; returns how many."""
-        cases = covering_cases(self.options, self.facts["device"])[self.index]
-        cases = cases[self.past.generated + self.uncounted :][:most]
-        for case in cases:
-            if self._left_s() <= 0:
-                raise EndOfCampaign
-            self.search.examine(case)
-        return len(cases)
+    def _share(self) -> tuple[list[Case], int | None]:
+        """The shard's covering cases that are left, and how many cases it draws then; None for no limit."""
+        options, done = self.options, self.past.generated + self.uncounted
+        shares: list[list[Case]] = [[] for _ in range(options.shards)]
+        if options.meets_all_pairs:
+            shares = covering_cases(options, self.facts["device"])
+        mine, drawn = shares[self.index], None
+        if options.examples is not None:
+            together = options.examples - sum(map(len, shares))
+            drawn = len(range(self.index, together, options.shards)) - max(0, done - len(mine))
+        return mine[done:], drawn
 
     def _report(self, failure: Failure) -> None:
         _send(self.connection, "finding", self._finding(failure))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ from torch.nn.functional import conv_transpose3d as native_conv_transpose3d
 from convt3d import build, conv_transpose3d, launch, plan
 from convt3d.emulator import runtime
 from fuzz import compute_sanitizer, data, number
-from fuzz.arena import DTYPES, Arena, ArenaFull, Placed
+from fuzz.arena import DTYPES, Arena, ArenaFull, Placed, dirty_free_memory
 from fuzz.case import GPU_TOOLS, Case
 from fuzz.far_memory import FarMemory
 from fuzz.outcome import RESULTS, Outcome
@@ -39,8 +39,6 @@ from fuzz.worker_process import enter_stage
 
 # A user has more than one, and oneDNN splits its work then: some of its defects show only with a second thread.
 NATIVE_THREADS = 2
-# How much of the allocator's free memory is dirtied before native runs: more than a case's results take.
-DIRTY_BYTES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
 # About a millisecond: the host has launched forward and backward long before.
 DELAY_CYCLES = 1 << 21
 
@@ -49,34 +47,37 @@ Memory = Arena | FarMemory | SeparateMemory
 new_memory: Callable[[torch.device], Memory] = Arena
 
 
-def warm_up(name: str) -> None:
+def warm_up(name: str, modes: Sequence[str]) -> None:
     """Gets a fresh worker ready: threads, no warnings, kernels built, and a first case behind it.
 
     The first case of a process pays for a CUDA context and for libraries that load lazily.
+
+    Args:
+        name: of the subject.
+        modes: that cases may have.
     """
     gc.freeze()  # what is imported stays: the collector need not look at it again
     torch.set_num_threads(NATIVE_THREADS if name == "native" else 1)
     warnings.simplefilter("ignore")
     if name == "convt3d":
-        for target in ("cuda",) if torch.cuda.is_available() else ("host", "asan", "tsan"):
+        sanitized = [mode for mode in modes if mode in build.SANITIZER_FLAGS]
+        for target in ["cuda"] if torch.cuda.is_available() else ["host", *sanitized]:
             build.build_all(target)
     {"convt3d": convt3d, "oracle": oracle, "native": native}[name](Case())
 
 
 def convt3d(case: Case) -> Outcome:
     """Runs this project on a case; results, workspaces and inputs lie in memory that is watched."""
-    if case.mode in GPU_TOOLS and torch.cuda.is_available():
-        return compute_sanitizer.run("convt3d", case)
-    return _convt3d(case)
+    case = case.on(_device_name())
+    return compute_sanitizer.run("convt3d", case) if case.mode in GPU_TOOLS else _convt3d(case)
 
 
 def _convt3d(case: Case) -> Outcome:
     twin = twin_of(case)
     if twin is not None:
         _run_convt3d(twin)
-    if (
-        case.mode == "delayed"
-    ):  # a kernel is loaded when it is first launched, which takes longer than the delay
+    if case.mode == "delayed":
+        # A kernel is loaded when it is first launched, which takes longer than the delay.
         _run_convt3d(replace(case, mode="fast"))
     outcome = _run_convt3d(case)
     alone = gradient_alone(case)
@@ -119,8 +120,7 @@ def twin_of(case: Case) -> Case | None:
 def _run_convt3d(case: Case, gradient: str | None = None) -> Outcome:
     plans = {primitive: getattr(case, f"{primitive}_plan") for primitive in plan.PRIMITIVES}
     device = _device()
-    is_far = case.layout == "far" and device.type == "cpu"
-    memory = FarMemory(case.seed) if is_far else _memory(device)
+    memory = FarMemory(case.seed) if case.layout == "far" else _memory(device)
     with (
         _allocating_in(memory),
         _noting_plans() as ran,
@@ -134,9 +134,10 @@ def _run_convt3d(case: Case, gradient: str | None = None) -> Outcome:
 
 def oracle(case: Case) -> Outcome:
     """Runs the native op in float64 on a CPU with oneDNN off, on the same values."""
-    _dirty_free_memory(torch.device("cpu"))
+    dirty_free_memory(torch.device("cpu"))
     with torch.backends.mkldnn.flags(enabled=False):
-        return _run(native_conv_transpose3d, case, _memory(torch.device("cpu")), "f64")
+        memory = _memory(torch.device("cpu"))
+        return _run(native_conv_transpose3d, case.on("emulator"), memory, "f64")
 
 
 def native(case: Case) -> Outcome:
@@ -144,14 +145,13 @@ def native(case: Case) -> Outcome:
 
     Of compute-sanitizer's tools it runs under memcheck only: the others report what is cuDNN's own affair.
     """
-    if case.mode == "memcheck" and torch.cuda.is_available():
-        return compute_sanitizer.run("native", case)
-    return _native(case)
+    case = case.on(_device_name())
+    return compute_sanitizer.run("native", case) if case.mode == "memcheck" else _native(case)
 
 
 def _native(case: Case) -> Outcome:
     device = _device()
-    _dirty_free_memory(device)
+    dirty_free_memory(device)
     torch.backends.cudnn.allow_tf32 = case.dtype == "tf32"
     return _run(native_conv_transpose3d, case, _memory(device), case.dtype)
 
@@ -177,7 +177,7 @@ def _run(
         if value is not None
     ]
     while True:
-        if case.mode == "delayed" and torch.cuda.is_available():
+        if case.mode == "delayed":
             # The data arrive late: who uses another stream than the current one is too early for them.
             torch.cuda._sleep(DELAY_CYCLES)
         try:
@@ -251,14 +251,9 @@ def _noting_plans() -> Iterator[dict[str, str]]:
         plan.choose = original
 
 
-def _dirty_free_memory(device: torch.device) -> None:
-    """Leaves NaN and large numbers in memory that the allocator will hand out next."""
-    dirty = [
-        torch.full((size // 4,), value, device=device)
-        for size in DIRTY_BYTES
-        for value in (float("nan"), 1e30)
-    ]
-    del dirty
+def _device_name() -> str:
+    """As fuzz.case.DEVICE_MODES names it."""
+    return "cuda" if torch.cuda.is_available() else "emulator"
 
 
 def _device() -> torch.device:

@@ -111,6 +111,7 @@ class Worker:
         subject: "module:function"; the function takes a Case and returns an Outcome.
         time_limit_s: seconds a case may take in the mode fast, not counting the start of the process.
         arguments: handed to the function after the case, and to warm_up after the name.
+        preparations: handed to warm_up after them.
 
     Raises:
         SubjectError: from any method, when the subject cannot be loaded or warmed up.
@@ -121,10 +122,12 @@ class Worker:
         subject: str,
         time_limit_s: float = DEFAULT_TIME_LIMIT_S,
         arguments: tuple[Any, ...] = (),
+        preparations: tuple[Any, ...] = (),
     ) -> None:
         self.subject = subject
         self.time_limit_s = time_limit_s
         self.arguments = arguments
+        self.preparations = preparations
         self.facts: dict[str, str] = {}  # of the machine, as its process sees it
         self.is_fresh = True  # no case has run in this process
         self._incidents: list[str] = []
@@ -215,7 +218,8 @@ class Worker:
             self._process = _context.Process(
                 target=serve,
                 args=(
-                    theirs, self.subject, self.arguments, self.time_limit_s, self._log, self._stage
+                    theirs, self.subject, self.arguments, self.preparations, self.time_limit_s,
+                    self._log, self._stage,
                 ),
             )  # fmt: skip
             try:

@@ -91,6 +91,7 @@ def serve(
     connection: Connection,
     subject: str,
     arguments: tuple[Any, ...],
+    preparations: tuple[Any, ...],
     base_limit_s: float,
     log: int,
     stage: Any,
@@ -106,7 +107,7 @@ def serve(
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
-        function = _load(subject, arguments, connection)
+        function = _load(subject, arguments, preparations, connection)
     except BaseException as error:
         connection.send(("failed", _last_lines(error)))
         return
@@ -125,7 +126,10 @@ def serve(
 
 
 def _load(
-    subject: str, arguments: tuple[Any, ...], connection: Connection
+    subject: str,
+    arguments: tuple[Any, ...],
+    preparations: tuple[Any, ...],
+    connection: Connection,
 ) -> Callable[[Case], Outcome]:
     module_name, _, function_name = subject.partition(":")
     module = importlib.import_module(module_name)
@@ -133,7 +137,7 @@ def _load(
     connection.send(("facts", machine.subject_facts()))
     warm_up = getattr(module, "warm_up", None)
     if warm_up is not None:
-        warm_up(function_name, *arguments)
+        warm_up(function_name, *arguments, *preparations)
     return lambda case: function(case, *arguments)
 
 

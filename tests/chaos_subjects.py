@@ -16,6 +16,6 @@ def native(case: Case) -> Outcome:
     return wrong(case) if case.groups > 1 and case.bias else right(case)
 
 
-def warm_up(name: str) -> None:
+def warm_up(name: str, modes: tuple[str, ...]) -> None:
     if name != "native":
-        subjects.warm_up(name)
+        subjects.warm_up(name, modes)

@@ -176,6 +176,24 @@ def test_properties_of_the_example() -> None:
     assert case.parameters == Parameters((2, 2, 2), (0, 0, 1), (1, 0, 0), (2, 2, 2), 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "device", "there"),
+    [
+        ("f32_int_tsan_sched3", "emulator", "f32_int_tsan_sched3"),
+        ("f32_int_tsan_sched3", "cuda", "f32_int_sched3"),
+        ("f32_int_memcheck", "cuda", "f32_int_memcheck"),
+        ("f32_int_delayed", "emulator", "f32_int"),
+        ("f32_far_int", "emulator", "f32_far_int"),
+        ("f32_far_int", "cuda", "f32_int"),
+        ("f32_cl_int", "cuda", "f32_cl_int"),
+    ],
+)
+def test_a_device_leaves_aside_the_mode_and_the_layout_that_it_has_not(
+    text: str, device: str, there: str
+) -> None:
+    assert parse_case(text).on(device) == parse_case(there)
+
+
 def test_cases_are_values() -> None:
     assert pickle.loads(pickle.dumps(EXAMPLE_CASE)) == EXAMPLE_CASE
     assert len({EXAMPLE_CASE, parse_case(EXAMPLE), Case()}) == 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
+import pkgutil
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +16,13 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 
-from convt3d import build, launch, plan
+from convt3d import kernels, launch, plan
 from fuzz import subjects
 from fuzz.campaign import BROKEN, FAILED, PASSED
 from fuzz.case import parse_case
-from fuzz.mutation import command, equivalent, operators, report, schemata
-from fuzz.mutation.kernel_text import parse
+from fuzz.mutation import command, operators, reasons, report, schemata
+from fuzz.mutation.alike import ALIKE, LIKE_MEMBERS
+from fuzz.mutation.kernel_text import LEFT_OUT, MODULES, parse, structs
 from fuzz.mutation.mutant import (
     STATEMENTS,
     Change,
@@ -122,6 +126,26 @@ def test_text_that_is_no_cpp_is_an_error() -> None:
         parse("void f() {\n  if (;\n}\n")
 
 
+def test_every_kernel_string_is_mutated_or_left_out_for_a_reason() -> None:
+    strings = {}
+    for found in pkgutil.iter_modules(kernels.__path__):
+        if found.name != "__main__":  # a command, which runs when it is imported
+            module = importlib.import_module(f"convt3d.kernels.{found.name}")
+            if hasattr(module, "SOURCE"):
+                strings[f"{found.name}.py"] = module
+    assert MODULES | {file: strings[file] for file in LEFT_OUT} == strings
+    assert not MODULES.keys() & LEFT_OUT.keys()
+    assert all(len(reason) > 20 for reason in LEFT_OUT.values())
+
+
+def test_every_name_that_is_taken_for_another_is_one_of_the_kernels() -> None:
+    words = {word for module in MODULES.values() for word in re.findall(r"\w+", module.SOURCE)}
+    assert {name for pair in ALIKE for name in pair} <= words
+    for (struct, member), others in LIKE_MEMBERS.items():
+        assert {member, *others} <= structs()[struct].keys(), struct
+        assert member not in others and len(set(others)) == len(others)
+
+
 def switches(text: str, *changes: tuple[int, Change]) -> str:
     """The text with its switches, as one line without directives."""
     rendered = schemata.render(text, changes, "kernel.py", 7)
@@ -199,19 +223,12 @@ def test_what_does_not_compile_is_dropped_and_named() -> None:
     assert [*living.numbers] == ["crashes"]
 
 
-def test_without_a_mutant_the_results_are_those_of_the_kernels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_mutant_the_results_are_those_of_the_kernels() -> None:
     cases = draw_cases(Options(cases=40, dtypes=("f32",), sanitizers=False))
     plain = [subjects.convt3d(case) for case in cases]
     (layer,) = schemata.layers(operators.automatic_mutants("weight.py"))  # type: ignore[arg-type]
     living, _ = schemata.without_stillborn(layer, ["weight_f32"])
-    libraries = schemata.load(living, ["weight_f32"])
-    original = build.library
-    monkeypatch.setattr(
-        build, "library", lambda part, *rest: libraries.get(part) or original(part, *rest)
-    )
-    launch._entry.cache_clear()
+    schemata.use(schemata.compiled(living, ["weight_f32"]), schemata.OFF)
     try:
         for case, expected in zip(cases, plain):
             outcome = subjects.convt3d(case)
@@ -220,8 +237,22 @@ def test_without_a_mutant_the_results_are_those_of_the_kernels(
                 if result in expected.results:
                     assert np.array_equal(outcome.results[result], expected.results[result])
     finally:
-        monkeypatch.undo()
-        launch._entry.cache_clear()
+        launch.use_libraries({})
+
+
+def test_launches_call_the_libraries_that_they_are_told_to(tmp_path: Path) -> None:
+    host, tsan = parse_case("f32_int"), parse_case("f32_int_tsan")
+    files = {("gather_f32", target): tmp_path / f"{target}.so" for target in ("host", "tsan")}
+    launch.use_libraries(files)
+    try:
+        with pytest.raises(OSError, match=r"host\.so"):
+            subjects.convt3d(host)
+        with pytest.raises(RuntimeError, match=r"tsan\.so"):
+            subjects.convt3d(tsan)
+        assert subjects.convt3d(parse_case("f64_int")).status == "ok"  # not among them
+    finally:
+        launch.use_libraries({})
+    assert subjects.convt3d(host).status == subjects.convt3d(tsan).status == "ok"
 
 
 # ---- mutants whose fate is known -------------------------------------------------------------------
@@ -322,18 +353,50 @@ def test_a_schema_that_is_wrong_without_a_mutant_is_no_result() -> None:
         list(broken.results())
 
 
+def test_a_schema_that_is_wrong_in_a_later_layer_is_no_result_either() -> None:
+    within = "(first + padding - first_tap * dilation)"
+    sum_ = Edit("params.py", "first + padding", "first + padding + 0", within=within)
+    cut = Edit("params.py", "padding - first_tap", "0", within=within)  # crosses the other
+    mutants = [KernelMutant("sum", "", (sum_,)), KernelMutant("cut", "", (cut,))]
+    assert [[*layer.numbers] for layer in schemata.layers(mutants)] == [["sum"], ["cut"]]
+    broken = Run(mutants, Options(cases=60, jobs=2, dtypes=("f32",), sanitizers=False))
+    with pytest.raises(MutationError, match="without a mutant, in layer 1"):
+        list(broken.results())
+
+
 # ---- equivalent mutants, score, report -------------------------------------------------------------
 
 
-def test_every_mutant_that_is_argued_away_exists() -> None:
+@pytest.mark.parametrize(
+    "path", [reasons.EQUIVALENT, reasons.SURVIVORS], ids=lambda path: path.name
+)
+def test_every_mutant_that_has_a_reason_exists(path: Path) -> None:
     names = {mutant.name for mutant in automatic()}
-    assert equivalent.stale(equivalent.load(), names, []) == []
+    assert reasons.stale(path, reasons.load(path), names, []) == []
+
+
+def test_no_mutant_is_both_argued_away_and_a_survivor() -> None:
+    equivalent, survivors = map(reasons.load, (reasons.EQUIVALENT, reasons.SURVIVORS))
+    assert reasons.in_both(equivalent, survivors) == []
+    assert reasons.in_both(["a", "b"], ["b", "c"]) == [
+        "equivalent.txt and survivors.txt both name 'b'"
+    ]
+
+
+def test_the_cases_that_reasons_name_are_cases() -> None:
+    texts = [
+        text
+        for path in (reasons.EQUIVALENT, reasons.SURVIVORS)
+        for text in reasons.load(path).values()
+    ]
+    for word in re.findall(r"\b(?:f64|f32|f16|bf16)_[\w=.]+\w", " ".join(texts)):
+        parse_case(word)
 
 
 def test_a_reason_holds_for_the_names_right_under_it(tmp_path: Path) -> None:
     path = tmp_path / "equivalent.txt"
     path.write_text("# never\n# negative\na -> b\nc -> d\n\n# other\ne -> f\n")
-    assert equivalent.load(path) == {
+    assert reasons.load(path) == {
         "a -> b": "never negative",
         "c -> d": "never negative",
         "e -> f": "other",
@@ -348,28 +411,32 @@ def test_a_reason_holds_for_the_names_right_under_it(tmp_path: Path) -> None:
         ("# why\na -> b\n# again\na -> b\n", ":4: a -> b is there already"),
     ],
 )
-def test_an_argument_without_a_reason_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+def test_a_name_without_a_reason_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "equivalent.txt"
     path.write_text(text)
-    with pytest.raises(equivalent.EquivalentError, match=message):
-        equivalent.load(path)
+    with pytest.raises(reasons.ReasonsError, match=message):
+        reasons.load(path)
 
 
 def result(name: str, check: str = "") -> Result:
     return Result(name, check, "f32_int" if check else "", "", 7, 0.5)
 
 
-def test_what_is_argued_away_but_gone_or_killed_is_stale() -> None:
-    reasons = {"gone": "why", "killed": "why", "alive": "why"}
-    problems = equivalent.stale(
-        reasons, {"killed", "alive"}, [result("killed", "hung"), result("alive")]
-    )
-    assert len(problems) == 2
-    assert "'gone'" in problems[0] and "'killed'" in problems[1] and "hung" in problems[1]
+def test_what_has_a_reason_to_live_but_is_gone_or_killed_is_stale() -> None:
+    why = {"gone": "why", "killed": "why", "alive": "why"}
+    results = [result("killed", "hung"), result("alive")]
+    assert reasons.stale(Path("some/survivors.txt"), why, {"killed", "alive"}, results) == [
+        "survivors.txt is stale: no mutant has the name 'gone'",
+        "survivors.txt is stale: 'killed' was killed: hung on f32_int",
+    ]
 
 
 def outcomes(
-    killed: int, survived: int, equivalent: int, by_hand: Sequence[str] = ()
+    killed: int,
+    survived: int,
+    equivalent: int,
+    by_hand: Sequence[str] = (),
+    explained: Sequence[str] = (),
 ) -> report.Outcomes:
     """A run with so many automatic mutants, and one by hand for each check; "" survived."""
     fates = ["guard bands"] * killed + [""] * (survived + equivalent)
@@ -377,12 +444,32 @@ def outcomes(
     hand = [KernelMutant(f"h{i}", "a bug", ()) for i in range(len(by_hand))]
     results = [result(f"a{i}", check) for i, check in enumerate(fates)]
     results += [result(f"h{i}", check) for i, check in enumerate(by_hand)]
-    reasons = {f"a{i}": "why" for i in range(killed + survived, len(fates))}
-    return report.Outcomes(automatic, hand, {r.name: r for r in results}, reasons)
+    argued_away = {f"a{i}": "why" for i in range(killed + survived, len(fates))}
+    by_name = {r.name: r for r in results}
+    return report.Outcomes(
+        automatic, hand, by_name, argued_away, dict.fromkeys(explained, "too small")
+    )
 
 
 def test_the_score_leaves_out_what_is_equivalent() -> None:
-    assert outcomes(killed=57, survived=3, equivalent=40).score == 57 / 60
+    assert outcomes(killed=57, survived=3, equivalent=40).score == (57, 60)
+    assert outcomes(killed=57, survived=3, equivalent=40).score.share == 0.95
+
+
+@pytest.mark.parametrize(
+    ("killed", "counted", "text"),
+    [
+        (2224, 2342, "94.9%"),  # 94.96 %
+        (9499, 10000, "94.9%"),
+        (95, 100, "95.0%"),
+        (999_999, 1_000_000, "99.9%"),
+        (3, 3, "100.0%"),
+        (0, 3, "0.0%"),
+        (0, 0, "100.0%"),
+    ],
+)
+def test_a_score_is_rounded_down(killed: int, counted: int, text: str) -> None:
+    assert str(report.Score(killed, counted)) == text
 
 
 @pytest.mark.parametrize(
@@ -390,6 +477,7 @@ def test_the_score_leaves_out_what_is_equivalent() -> None:
     [
         (outcomes(95, 5, 3, ["hung"]), []),
         (outcomes(94, 6, 3), ["94.0% of the automatic mutants were killed, but must be 95%"]),
+        (outcomes(2224, 118, 0), ["94.9% of the automatic mutants were killed, but must be 95%"]),
         (outcomes(95, 5, 0, ["hung", ""]), ["survived: h1"]),
     ],
 )
@@ -399,13 +487,26 @@ def test_a_run_is_red_when(run: report.Outcomes, problems: list[str]) -> None:
 
 def test_the_report_shows_survivors_first() -> None:
     text = report.text(outcomes(3, 1, 1, ["hung", ""]))
-    assert text.index("| `h1` | 7 |") < text.index("## By hand") < text.index("## Automatic")
+    assert (
+        text.index("| `h1` | 7 | not explained |")
+        < text.index("## By hand")
+        < text.index("## Automatic")
+    )
     assert "| relational | 5 | 3 | 1 | 1 | 75.0% | 7 | 7 | 0.50 |" in text
     assert "| by hand | 2 | 1 | 0 | 1 | 50.0% | 7 | 7 | 0.50 |" in text
     assert "guard bands 3, hung 1" in text
     assert report.summary_line(outcomes(3, 1, 1)) == (
-        "3 of 5 mutants killed; automatic, without 1 equivalent: 75.0%; 1 survived"
+        "3 of 5 mutants killed; automatic, without 1 equivalent: 75.0%; 1 survived, 1 not explained"
     )
+
+
+def test_the_report_says_why_a_mutant_survives() -> None:
+    run = outcomes(killed=2, survived=2, equivalent=0, explained=["a3"])
+    text = report.text(run)
+    assert "2, of which 1 are not explained." in text
+    assert "| `a2` | 7 | not explained |" in text
+    assert "| `a3` | 7 | too small |" in text
+    assert report.summary_line(run).endswith("50.0%; 2 survived, 1 not explained")
 
 
 def test_the_report_names_what_needs_a_gpu() -> None:
@@ -444,7 +545,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     monkeypatch.setattr(command, "Run", FakeRun)
     mutants = automatic()
     monkeypatch.setattr(command, "all_automatic", lambda: mutants)
-    monkeypatch.setattr(equivalent, "load", lambda: {})
+    monkeypatch.setattr(reasons, "load", lambda path: {})
     return monkeypatch
 
 
@@ -466,9 +567,15 @@ def test_the_command_is_red_when_one_by_hand_survives(
     assert run_command("--by-hand", "--only=one") == PASSED
 
 
-def test_the_command_is_red_when_an_argument_is_stale(fake: pytest.MonkeyPatch) -> None:
-    fake.setattr(equivalent, "load", lambda: {"no such mutant": "why"})
+@pytest.mark.parametrize(
+    "stale", [reasons.EQUIVALENT, reasons.SURVIVORS], ids=lambda path: path.name
+)
+def test_the_command_is_red_when_a_reason_is_stale(
+    stale: Path, fake: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.setattr(reasons, "load", lambda path: {"no such": "why"} if path == stale else {})
     assert run_command("--automatic") == FAILED
+    assert f"{stale.name} is stale: no mutant has the name 'no such'" in capsys.readouterr().out
     assert run_command("--by-hand") == PASSED
 
 

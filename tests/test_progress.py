@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from fuzz import progress
-from fuzz.case import Case
+from fuzz.case import Case, parse_case
 from fuzz.coverage import pairs_of
 from fuzz.legs import LEGS, Examination
 from fuzz.outcome import Judgement, Verdict
@@ -72,6 +72,15 @@ def test_pairs_of_features_are_met_unless_the_case_proves_nothing() -> None:
     tallies[1].add(examination(other, convt3d=Verdict.CRASHED))
     tallies[1].add(examination(doubtful, convt3d=Verdict.MISTRUSTED))
     assert total(tallies).met == pairs_of(one) | pairs_of(other)
+
+
+def test_a_mode_that_the_device_has_not_is_not_counted_as_run() -> None:
+    tally = Tally(device="cuda")
+    for text in ("f32_int_asan", "f32_int_memcheck", "f32_far_int"):
+        tally.add(examination(parse_case(text)))
+    assert tally.modes == {"fast": 2, "memcheck": 1}
+    there = pairs_of(parse_case("f32_int")) | pairs_of(parse_case("f32_int_memcheck"))
+    assert tally.met == there
 
 
 def test_the_summary_counts_mistrusted_and_unconfirmed_verdicts() -> None:

@@ -18,6 +18,7 @@ from fuzz import inquiry
 from fuzz.case import Case, parse_case
 from fuzz.checks import judge
 from fuzz.failure import SHRUNK, UNCONFIRMED, UNSHRUNK, Failure, kind_of
+from fuzz.inquiry import MOST_SPECIMENS
 from fuzz.legs import LEGS, Examination, HarnessError, Legs
 from fuzz.outcome import Judgement, Outcome, Verdict
 from fuzz.progress import Tally
@@ -324,9 +325,56 @@ def test_a_much_better_specimen_of_a_known_kind_is_reported_again() -> None:
         "f32_n7_ci8_int",
         "f32_n2_k1x1x5_int",
     ]
-    search.learn(failures[0].kind, 1)  # another shard has one that cannot be bettered
+    search.learn(failures[0].kind, parse_case("f32_k1x1x5_int"))  # another shard has a better one
     search.examine(parse_case("f32_n3_i1_k1x1x5_int_seed4"))
     assert len(failures) == 2
+
+
+def test_a_failure_that_no_specimen_of_its_kind_explains_is_another_one() -> None:
+    def verdicts(case: Case) -> Verdicts:
+        is_wrong = case.stride[2] > 2 or case.padding[0] > 0
+        return {"native": Verdict.WRONG} if is_wrong else {}
+
+    search, failures, _ = searching(FakeLegs(verdicts))
+    for text in (
+        "f32_i3_s1x1x3_bias_int",
+        "f32_i3_s2x2x4_d2_int",  # has a stride, as the first has
+        "f32_i3_p1x0x0_int",
+        "f32_i3_s1x1x3_p1x0x0_int",  # either explains it
+    ):
+        search.examine(parse_case(text))
+    assert [str(failure.examination.case) for failure in failures] == [
+        "f32_s1x1x3_int",
+        "f32_i3x1x1_p1x0x0_int",
+    ]
+
+
+@pytest.mark.parametrize(("batch", "reported"), [(20, 2), (30, 1)])
+def test_a_specimen_that_is_still_large_may_be_bettered_by_a_case_that_is_larger_yet(
+    batch: int, reported: int
+) -> None:
+    # From the first, of 51 elements, there is no way to the second; 31 are not much less.
+    def verdicts(case: Case) -> Verdicts:
+        is_wrong = case.stride[2] > 2 and (case.input_size[0] == 50 or case.n == batch)
+        return {"native": Verdict.WRONG} if is_wrong else {}
+
+    search, failures, _ = searching(FakeLegs(verdicts))
+    for text in ("f32_i50x1x1_s1x1x3_int", f"f32_n{batch}_i2_s1x1x3_int", "f32_i50_s1x1x4_int"):
+        search.examine(parse_case(text))
+    shown = [str(failure.examination.case) for failure in failures]
+    assert shown == ["f32_i50x1x1_s1x1x3_int", f"f32_n{batch}_s1x1x3_int"][:reported]
+
+
+def test_of_a_kind_enough_specimens_are_enough() -> None:
+    def verdicts(case: Case) -> Verdicts:
+        fields = ("stride", "dilation", "groups", "bias", "layout", "kernel_size")
+        wanted = [getattr(case, name) != getattr(Case(), name) for name in fields]
+        return {"native": Verdict.WRONG} if sum(wanted) == 1 else {}
+
+    search, failures, _ = searching(FakeLegs(verdicts))
+    for token in ("s2", "d2", "g2_ci2_co2", "bias", "cl", "k2"):
+        search.examine(parse_case(f"f32_{token}_int"))
+    assert len(failures) == MOST_SPECIMENS
 
 
 # ---- given cases ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@
     runner.py       runs mutants in a process of their own
     server.py       that process: it holds libraries, cases and expectations, and forks for each mutant
     check_name.py   which check killed a mutant, in a few words
-    equivalent.py   the mutants that are argued away, in equivalent.txt
+    reasons.py      why mutants live: equivalent.txt argues them away, survivors.txt explains them
     report.py       the kill matrix
     command.py      python -m fuzz mutants
 

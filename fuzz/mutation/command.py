@@ -12,7 +12,7 @@ from typing import Any
 
 from fuzz import machine
 from fuzz.campaign import BROKEN, FAILED, PASSED
-from fuzz.mutation import equivalent, operators, report
+from fuzz.mutation import operators, reasons, report
 from fuzz.mutation.kernel_text import MODULES
 from fuzz.mutation.mutant import Mutant, Result
 from fuzz.mutation.runner import Run
@@ -57,7 +57,7 @@ def mutants(arguments: argparse.Namespace) -> int:
     )
     try:
         outcomes = _run(arguments, options, started_s)
-    except (MutationError, equivalent.EquivalentError, RuntimeError, ValueError) as error:
+    except (MutationError, RuntimeError, ValueError) as error:
         print(f"fuzz: {error}", file=sys.stderr)
         return BROKEN
     if arguments.report:
@@ -88,7 +88,8 @@ def all_by_hand() -> list[Mutant]:
 def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> report.Outcomes:
     automatic: list[Mutant] = [] if arguments.by_hand else all_automatic()
     by_hand: list[Mutant] = [] if arguments.automatic else all_by_hand()
-    reasons = equivalent.load() if automatic else {}
+    equivalent = reasons.load(reasons.EQUIVALENT) if automatic else {}
+    explained = reasons.load(reasons.SURVIVORS) if automatic else {}
     results: dict[str, Result] = {}
     stillborn: list[str] = []
     # Apart, so that the sources of the automatic ones, which take long to compile, are the same in every run.
@@ -96,7 +97,7 @@ def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> r
         names = [m.name for m in members if arguments.only in m.name and not m.needs]
         if not names:
             continue
-        run = Run(members, options, () if arguments.doubt else frozenset(reasons))
+        run = Run(members, options, () if arguments.doubt else frozenset(equivalent))
         progress = _Progress(kind, len(names))
         for result in run.results(names):
             results[result.name] = result
@@ -108,9 +109,14 @@ def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> r
         automatic=[mutant for mutant in automatic if mutant.name in results],
         by_hand=[mutant for mutant in by_hand if arguments.only in mutant.name],
         results=results,
-        reasons=reasons,
+        equivalent=equivalent,
+        explained=explained,
         stillborn=stillborn,
-        stale=equivalent.stale(reasons, living, results.values()),
+        stale=[
+            *reasons.stale(reasons.EQUIVALENT, equivalent, living, results.values()),
+            *reasons.stale(reasons.SURVIVORS, explained, living, results.values()),
+            *reasons.in_both(equivalent, explained),
+        ],
         compile_time=[place for file in MODULES for place in operators.compile_time_places(file)]
         if automatic
         else [],

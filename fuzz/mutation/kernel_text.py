@@ -16,6 +16,10 @@ from typing import Any
 from convt3d.kernels import gather, params, weight
 
 MODULES = {"params.py": params, "gather.py": gather, "weight.py": weight}
+# Strings of convt3d/kernels that are not mutated, and why.
+LEFT_OUT = {
+    "primitives.py": "CUDA's machine layer: the emulator, which runs the mutants, has its own"
+}
 
 # tree-sitter knows C++, not CUDA: these are blanked, character by character, before it parses.
 _NOT_CPP = re.compile(

@@ -7,12 +7,29 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fuzz.mutation.mutant import Mutant, Result
 
 # Automatic mutants, but for the equivalent ones, of which so many must be killed.
 LEAST_SCORE = 0.95
+
+
+class Score(NamedTuple):
+    """How many of some mutants were killed; equivalent ones do not count."""
+
+    killed: int
+    counted: int
+
+    @property
+    def share(self) -> float:
+        """Killed over counted; 1 if there is none."""
+        return self.killed / self.counted if self.counted else 1.0
+
+    def __str__(self) -> str:
+        """As a percentage, rounded down: what is not reached must not look as if it were."""
+        tenths = 1000 * self.killed // self.counted if self.counted else 1000
+        return f"{tenths // 10}.{tenths % 10}%"
 
 
 @dataclass(frozen=True)
@@ -22,9 +39,10 @@ class Outcomes:
     Args:
         automatic, by_hand: the mutants that were to run.
         results: of those that ran, by name.
-        reasons: automatic mutants that are argued away, and why.
+        equivalent: automatic mutants that are argued away, and why.
+        explained: automatic mutants that are expected to survive, and why.
         stillborn: automatic mutants that do not compile.
-        stale: what is no longer true of equivalent.txt.
+        stale: what is no longer true of equivalent.txt and survivors.txt, a sentence each.
         compile_time: places that no operator reaches, because the compiler must know them.
         command: as given, so that a reader can repeat it.
         machine: one line.
@@ -34,7 +52,8 @@ class Outcomes:
     automatic: Sequence[Mutant]
     by_hand: Sequence[Mutant]
     results: Mapping[str, Result]
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    equivalent: Mapping[str, str] = field(default_factory=dict)
+    explained: Mapping[str, str] = field(default_factory=dict)
     stillborn: Sequence[str] = ()
     stale: Sequence[str] = ()
     compile_time: Sequence[str] = ()
@@ -43,33 +62,41 @@ class Outcomes:
     seconds: float = 0.0
 
     @property
-    def score(self) -> float:
-        """Killed automatic mutants over all that are not equivalent; 1 if there is none."""
-        counted = [m for m in self._ran(self.automatic) if m.name not in self.reasons]
-        killed = sum(self.results[mutant.name].is_killed for mutant in counted)
-        return killed / len(counted) if counted else 1.0
+    def score(self) -> Score:
+        """Of the automatic mutants."""
+        return self.score_of(self._ran(self.automatic))
 
     @property
     def surviving(self) -> list[Result]:
         """Survivors that nothing argues away, those by hand first."""
         ran = [*self._ran(self.by_hand), *self._ran(self.automatic)]
         results = [self.results[mutant.name] for mutant in ran]
-        return [r for r in results if not r.is_killed and r.name not in self.reasons]
+        return [r for r in results if not r.is_killed and r.name not in self.equivalent]
+
+    @property
+    def unexplained(self) -> list[Result]:
+        """Survivors that nothing explains."""
+        return [result for result in self.surviving if result.name not in self.explained]
 
     @property
     def not_run(self) -> list[Mutant]:
         """Mutants by hand that this machine cannot show."""
         return [mutant for mutant in self.by_hand if mutant.name not in self.results]
 
+    def score_of(self, mutants: Iterable[Mutant]) -> Score:
+        """Of mutants that ran."""
+        counted = [m for m in mutants if m.name not in self.equivalent]
+        return Score(sum(self.results[m.name].is_killed for m in counted), len(counted))
+
     def problems(self) -> list[str]:
         """Why the run is red, a sentence each; empty when it is green."""
         names = {mutant.name for mutant in self.by_hand}
         problems = [f"survived: {r.name}" for r in self.surviving if r.name in names]
-        if self.score < LEAST_SCORE:
+        if self.score.share < LEAST_SCORE:
             problems.append(
-                f"{self.score:.1%} of the automatic mutants were killed, but must be {LEAST_SCORE:.0%}"
+                f"{self.score} of the automatic mutants were killed, but must be {LEAST_SCORE:.0%}"
             )
-        return problems + [f"equivalent.txt is stale: {text}" for text in self.stale]
+        return [*problems, *self.stale]
 
     def _ran(self, mutants: Iterable[Mutant]) -> list[Mutant]:
         return [mutant for mutant in mutants if mutant.name in self.results]
@@ -109,10 +136,11 @@ def as_json(outcomes: Outcomes) -> str:
         "command": outcomes.command,
         "machine": outcomes.machine,
         "seconds": round(outcomes.seconds, 1),
-        "score": outcomes.score,
+        "score": outcomes.score.share,
         "problems": outcomes.problems(),
         "results": [asdict(result) for result in outcomes.results.values()],
-        "equivalent": dict(outcomes.reasons),
+        "equivalent": dict(outcomes.equivalent),
+        "explained": dict(outcomes.explained),
         "stillborn": list(outcomes.stillborn),
         "not_run": [mutant.name for mutant in outcomes.not_run],
     }
@@ -124,9 +152,9 @@ def summary_line(outcomes: Outcomes) -> str:
     killed = sum(result.is_killed for result in outcomes.results.values())
     line = f"{killed:,} of {len(outcomes.results):,} mutants killed"
     if outcomes.automatic:
-        line += f"; automatic, without {len(outcomes.reasons)} equivalent: {outcomes.score:.1%}"
+        line += f"; automatic, without {len(outcomes.equivalent)} equivalent: {outcomes.score}"
     if outcomes.surviving:
-        line += f"; {len(outcomes.surviving)} survived"
+        line += f"; {len(outcomes.surviving)} survived, {len(outcomes.unexplained)} not explained"
     return line
 
 
@@ -137,20 +165,19 @@ def _summary(outcomes: Outcomes) -> list[str]:
         groups.setdefault(mutant.why, []).append(mutant)
     groups["all automatic"] = list(outcomes.automatic)
     for name, members in groups.items():
-        results = [outcomes.results[m.name] for m in members if m.name in outcomes.results]
-        if not results:
+        ran = [mutant for mutant in members if mutant.name in outcomes.results]
+        if not ran:
             continue
-        killed = [result for result in results if result.is_killed]
-        equivalent = sum(result.name in outcomes.reasons for result in results)
-        counted = len(results) - equivalent
+        killed = [outcomes.results[m.name] for m in ran if outcomes.results[m.name].is_killed]
+        score = outcomes.score_of(ran)
         rows.append(
             (
                 name,
-                f"{len(results):,}",
+                f"{len(ran):,}",
                 f"{len(killed):,}",
-                str(equivalent),
-                str(counted - len(killed)),
-                f"{len(killed) / counted:.1%}" if counted else "",
+                str(len(ran) - score.counted),
+                str(score.counted - score.killed),
+                str(score) if score.counted else "",
                 str(round(statistics.median(r.cases for r in killed))) if killed else "",
                 str(max(r.cases for r in killed)) if killed else "",
                 f"{statistics.median(r.seconds for r in killed):.2f}" if killed else "",
@@ -170,15 +197,22 @@ def _summary(outcomes: Outcomes) -> list[str]:
 def _survivors(outcomes: Outcomes) -> list[str]:
     if not outcomes.surviving:
         return ["No mutant survived.\n"]
-    rows = [(f"`{result.name}`", f"{result.cases:,}") for result in outcomes.surviving]
-    return ["## Survivors\n", *_table(("mutant", "cases"), rows)]
+    rows = [
+        (f"`{r.name}`", f"{r.cases:,}", outcomes.explained.get(r.name, "not explained"))
+        for r in outcomes.surviving
+    ]
+    return [
+        "## Survivors\n",
+        f"{len(rows)}, of which {len(outcomes.unexplained)} are not explained.\n",
+        *_table(("mutant", "cases", "why it survives"), rows),
+    ]
 
 
 def _automatic(outcomes: Outcomes) -> list[str]:
     ran = [outcomes.results[m.name] for m in outcomes.automatic if m.name in outcomes.results]
     killed = _by_cases([result for result in ran if result.is_killed])
     lines = [f"{r.cases:5} {r.seconds:7.2f} s  {r.check:26} {r.name}" for r in killed]
-    equivalent = [result for result in ran if result.name in outcomes.reasons]
+    equivalent = [result for result in ran if result.name in outcomes.equivalent]
     parts = [
         "## Automatic\n",
         f"{len(outcomes.stillborn)} do not compile. {len(outcomes.compile_time)} places hold numbers that the",

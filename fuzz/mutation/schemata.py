@@ -37,6 +37,9 @@ FLAGS = (
 WRONG_FILE = "mutant"
 OFF = 0
 
+# Files by part and target, as launch.use_libraries takes them.
+Libraries = Mapping[tuple[str, str], Path]
+
 _SWITCH = """
 #include <cmath>
 #include <cstdlib>
@@ -154,8 +157,8 @@ def without_stillborn(layer: Layer, parts: Sequence[str] = build.PARTS) -> tuple
 
 
 def compiled(
-    layer: Layer, parts: Sequence[str] = build.PARTS, target: str = "host"
-) -> dict[str, Path]:
+    layer: Layer, parts: Sequence[str] = build.PARTS, targets: Iterable[str] = ("host",)
+) -> Libraries:
     """Returns the libraries of a layer that has no stillborn mutants, compiling what no earlier run has.
 
     A part without a mutant of the layer in it is missing.
@@ -163,31 +166,35 @@ def compiled(
     Args:
         layer: the layer.
         parts: of build.PARTS.
-        target: "host", or the mode of a sanitizer.
+        targets: "host" and modes of sanitizers.
 
     Raises:
         RuntimeError: as for convt3d.build.library.
     """
 
-    def compile_part(part: str) -> Path:
+    def compile_one(key: tuple[str, str]) -> Path:
+        part, target = key
         flags = FLAGS if target == "host" else build.SANITIZER_FLAGS[target]
         return build.compiled(part, layer.source(part, target), target, [*flags])
 
-    touched = [part for part in parts if layer.touches(part)]
+    keys = [(part, target) for target in targets for part in parts if layer.touches(part)]
     with concurrent.futures.ThreadPoolExecutor(machine.usable_cores()) as pool:
-        return dict(zip(touched, pool.map(compile_part, touched)))
+        return dict(zip(keys, pool.map(compile_one, keys)))
 
 
-def load(layer: Layer, parts: Sequence[str] = build.PARTS) -> dict[str, ctypes.CDLL]:
-    """As `compiled`, for this process, ready to be called."""
-    return {part: ctypes.CDLL(str(path)) for part, path in compiled(layer, parts).items()}
+def use(libraries: Libraries, number: int) -> None:
+    """Has the op call these libraries, one mutant on; with OFF none. Parts that are missing run as users have them.
 
+    Those for the host are loaded here, so that the forks of a process that has called this share them. A process under
+    a sanitizer, which loads the others, is told the number by its environment.
+    """
+    from convt3d import launch
 
-def switch(libraries: Iterable[ctypes.CDLL], number: int) -> None:
-    """Turns one mutant on in these libraries, and in those of sanitized processes to come; with OFF none."""
+    launch.use_libraries(libraries)
     os.environ["CONVT3D_MUTANT"] = str(number)
-    for library in libraries:
-        library.convt3d_set_mutant(ctypes.c_int(number))
+    for (_, target), file in libraries.items():
+        if target == "host":
+            ctypes.CDLL(str(file)).convt3d_set_mutant(ctypes.c_int(number))
 
 
 def render(text: str, changes: Iterable[tuple[int, Change]], path: str, first_line: int) -> str:

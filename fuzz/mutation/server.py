@@ -18,12 +18,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from random import Random
-from typing import Any
 
 from convt3d import build
 from convt3d.emulator import runtime
@@ -32,7 +30,7 @@ from fuzz.bounds import Expectation, expect
 from fuzz.case import Case, format_case
 from fuzz.mutation import schemata
 from fuzz.mutation.check_name import check_name
-from fuzz.mutation.mutant import Mutant, PythonMutant, Result
+from fuzz.mutation.mutant import KernelMutant, Mutant, PythonMutant, Result
 from fuzz.outcome import FAILURES, Judgement, Outcome
 from fuzz.strategies import draw_case
 from fuzz.worker_process import attempt
@@ -46,6 +44,7 @@ ROUNDS = (0.02, 0.1, 0.3, 1.0)
 # How many of the rounds a mutant runs in that is argued away.
 BRIEF_ROUNDS = 2
 _POLL_S = 0.5
+_NO_TASK = -1  # the index of what runs without a mutant
 
 
 class MutationError(Exception):
@@ -176,35 +175,38 @@ class _Server:
         self._prepared: list[_Prepared] = []
         parts = parts_of(case.dtype for case in cases)
         modes = {case.mode for case in cases}
-        is_plain = bool(modes - {*runtime.SANITIZERS})
-        self._libraries = [schemata.load(layer, parts) if is_plain else {} for layer in layers]
-        self._sanitized = [
-            {
-                mode: schemata.compiled(layer, parts, mode)
-                for mode in sorted(modes & {*runtime.SANITIZERS})
-            }
-            for layer in layers
-        ]
+        # A mode that is no sanitizer's runs what is compiled for the host.
+        targets = sorted({mode if mode in runtime.SANITIZERS else "host" for mode in modes})
+        self._libraries = [schemata.compiled(layer, parts, targets) for layer in layers]
         self._subject = subjects.convt3d
-        subjects.warm_up("convt3d")
+        subjects.warm_up("convt3d", tuple(modes))
         data.generate = self._generate = functools.cache(data.generate)
-        if layers:
-            _use(self._libraries[0], self._sanitized[0], schemata.OFF)
+        for libraries in reversed(self._libraries):  # all are loaded here, and the first is used
+            schemata.use(libraries, schemata.OFF)
         # One slot a fork: the index of the case that it is at.
         self._slots = mmap.mmap(-1, 4 * jobs)
         gc.freeze()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Runs the tasks and sends a result for each."""
+        """Runs the tasks and sends a result for each.
+
+        Raises:
+            MutationError: a case fails without a mutant, or a mutant cannot be planted.
+        """
         cases, seconds = [0] * len(tasks), [0.0] * len(tasks)
         left = [*range(len(tasks))]
         start = 0
         for number, share in enumerate(ROUNDS, start=1):
+            if not left:
+                break
             stop = max(1, round(share * len(self._cases)))
             self._prepare(stop)
             survivors = []
             order = [(i, tasks[i]) for i in left]
-            for i, result in self._run_round(order, start, stop):
+            for i, result in self._run_round([*_baselines(order), *order], start, stop):
+                if i == _NO_TASK:
+                    _check_baseline(result)
+                    continue
                 cases[i] += result.cases
                 seconds[i] += result.seconds
                 is_through = number == len(ROUNDS) or (tasks[i].is_brief and number == BRIEF_ROUNDS)
@@ -223,7 +225,7 @@ class _Server:
         self._connection.send(("result", whole))
 
     def _prepare(self, stop: int) -> None:
-        """Computes what is expected of the cases, and runs them without a mutant, on the libraries of mutants.
+        """Computes what is expected of the cases, and runs them without a mutant, on the libraries of the first layer.
 
         Raises:
             MutationError: one fails.
@@ -311,14 +313,13 @@ class _Server:
             files = {edit.file for edit in task.mutant.edits}
             # What has no change of this mutant in it runs as users run it, which is faster.
             libraries = {
-                part: library
-                for part, library in self._libraries[task.layer].items()
-                if schemata.files(part) & files
+                (part, target): file
+                for (part, target), file in self._libraries[task.layer].items()
+                if task.number == schemata.OFF or schemata.files(part) & files
             }
-            sanitized = self._sanitized[task.layer]
-            if not libraries and not any(sanitized.values()):
+            if not libraries:
                 raise MutationError("no library has it")
-            _use(libraries, sanitized, task.number)
+            schemata.use(libraries, task.number)
 
     def _collect(self, fork: _Running, start: int) -> Result:
         """The result of a fork that has ended, or is about to."""
@@ -355,6 +356,18 @@ class _Server:
         struct.pack_into("i", self._slots, 4 * slot, index)
 
 
+def _baselines(tasks: Iterable[tuple[int, Task]]) -> list[tuple[int, Task]]:
+    """Each layer of these tasks without a mutant, but for the first, on which `_prepare` runs the cases."""
+    layers = sorted({task.layer for _, task in tasks} - {-1, 0})
+    nothing = [KernelMutant(f"without a mutant, in layer {layer}", "", ()) for layer in layers]
+    return [(_NO_TASK, Task(mutant, layer)) for mutant, layer in zip(nothing, layers)]
+
+
+def _check_baseline(result: Result) -> None:
+    if result.is_killed:
+        raise MutationError(f"{result.name}, {result.case} is {result.check}: {result.detail}")
+
+
 def _describe_death(number: int, code: int) -> tuple[str, str]:
     if number == signal.SIGPROF:
         return "hung", f"no end within {CASE_LIMIT_S:g} s"
@@ -362,33 +375,6 @@ def _describe_death(number: int, code: int) -> tuple[str, str]:
         name = signal.Signals(number).name
         return f"crashed {name}", f"killed by {name}"
     return "crashed", f"ended with exit code {code}"
-
-
-def _use(
-    libraries: Mapping[str, Any], sanitized: Mapping[str, Mapping[str, Path]], number: int
-) -> None:
-    """Has the op call these libraries, with one mutant on; those that are missing stay as they are.
-
-    Args:
-        libraries: by part.
-        sanitized: files of libraries for a sanitizer's mode, by mode and part.
-        number: of the mutant's switch.
-    """
-    from convt3d import launch
-
-    def library(part: str, target: str, device_index: int = 0) -> Any:
-        return libraries.get(part) or _LIBRARY(part, target, device_index)
-
-    def library_path(part: str, target: str, device_index: int = 0) -> Path:
-        return sanitized.get(target, {}).get(part) or _LIBRARY_PATH(part, target, device_index)
-
-    build.library = library  # type: ignore[assignment]
-    launch._sanitized_library = library_path  # type: ignore[assignment]
-    launch._entry.cache_clear()
-    schemata.switch(libraries.values(), number)
-
-
-_LIBRARY, _LIBRARY_PATH = build.library, build.library_path
 
 
 def _forget_cached() -> None:

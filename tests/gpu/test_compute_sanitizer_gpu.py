@@ -35,6 +35,26 @@ PLANTED = {
         f"{CASE}_racecheck_fwd=tiled.i32",
         "racecheck: Error: Race reported",
     ),
+    "initcheck": (
+        PlantedBug(
+            "last_split_not_stored",
+            "kernels/weight.py",
+            "      if (row < in_channels && column < all_columns)\n        put_weight",
+            "      if (row < in_channels && column < all_columns && split + 1 < p.splits)\n        put_weight",
+        ),
+        f"{CASE}_initcheck_gwt=tiled.i32.split2",
+        "initcheck: Uninitialized __global__ memory read",
+    ),
+    "synccheck": (
+        PlantedBug(
+            "barrier_of_half_a_warp",
+            "kernels/weight.py",
+            "        }\n    barrier();\n  }\n",
+            "        }\n    if (thread % 2 == 0) barrier();\n  }\n",  # the others end, so that it does not hang
+        ),
+        f"{CASE}_synccheck_gwt=tiled.i32",
+        "synccheck: Barrier error detected. Divergent thread",
+    ),
 }
 
 
@@ -62,7 +82,7 @@ def test_a_planted_bug_is_named(tool: str, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=120,
     )
     assert ran.returncode == 1, ran.stdout + ran.stderr
     shown = " ".join(ran.stdout.split())
