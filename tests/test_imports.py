@@ -45,7 +45,7 @@ WITHOUT_TORCH = (
         f"fuzz/referee/{name}.py"
         for name in (
             *("task", "pool", "properties", "starting"),
-            *("verdicts", "judging", "report", "command"),
+            *("verdicts", "sampling", "judging", "report", "command"),
         )
     ),
     *(f"fuzz/{path.name}" for path in (ROOT / "fuzz").glob("*.py") if path.name not in WITH_TORCH),

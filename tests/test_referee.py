@@ -71,6 +71,15 @@ def test_a_right_implementation_passes_every_row(file: str, examples: int) -> No
     assert report.speed is not None and report.speed.forward_s > 0 < report.speed.native_forward_s
 
 
+def test_a_workspace_may_be_kept_from_call_to_call() -> None:
+    assert failures(judged("keeps_a_workspace", shrink_s=0.0)) == {}
+
+
+def test_the_large_case_is_judged_in_16_bits_too() -> None:
+    report = judged("", ("forward", "speed"), "ours_function.py", dtypes=("f16",), examples=1)
+    assert failures(report) == {}
+
+
 def test_noise_and_patched_comparisons_make_no_difference() -> None:
     assert failures(judged("noisy", ("forward", "stride", "repeatable"))) == {}
 
@@ -113,6 +122,27 @@ def test_a_class_made_for_one_configuration_is_judged_on_the_cases_given() -> No
         ("native_unless_watched", ("forward", "native_op"), {"native_op": "wrong"}),
         ("native_unless_watched", ("forward", "speed"), {"speed": "wrong"}),
         ("native_in_an_operator", ("forward", "native_op"), {"native_op": "wrong"}),
+        (
+            "remembers_tensors_unless_watched",
+            ("forward", "speed"),
+            {"speed": "wrong: while time was measured, in call 3: in output["},
+        ),
+        ("idle_when_large", ("forward", "speed"), {"speed": "wrong: in output["}),
+        (
+            "idle_when_large_and_unwatched",
+            ("forward", "speed"),
+            {"speed": "wrong: while time was measured, in call 1: in output["},
+        ),
+        (
+            "idle_backward_when_large_and_unwatched",
+            ("forward", "speed"),
+            {"speed": "wrong: : in grad_"},
+        ),
+        (
+            "works_on_when_it_has_returned_unless_watched",
+            ("speed",),
+            {"speed": "wrong: while time was measured, in call 1: in output["},
+        ),
         ("remembers_shapes", ("own_results",), {"own_results": "wrong"}),
         (
             "remembers_addresses",
@@ -120,9 +150,19 @@ def test_a_class_made_for_one_configuration_is_judged_on_the_cases_given() -> No
             {"own_results": "wrong: second call, with other data in the same memory"},
         ),
         ("reuses_its_output", ("forward", "own_results"), {"own_results": "wrong"}),
+        (
+            "takes_turns_with_three_outputs",
+            ("own_results",),
+            {"own_results": "wrong: what a call returned did not stay"},
+        ),
         ("spoils_its_last_output", ("own_results",), {"own_results": "wrong"}),
         ("writes_later", ("own_results",), {"own_results": "wrong"}),
         ("overwrites_its_input", ("forward", "inputs_unchanged"), {"inputs_unchanged": "wrong"}),
+        (
+            "overwrites_and_restores_its_input",
+            ("forward", "inputs_unchanged"),
+            {"inputs_unchanged": "wrong: an input was overwritten by aten::zero_"},
+        ),
         (
             "zero_grad_weight",
             (*RESULT_ROWS, "f32"),
@@ -175,12 +215,23 @@ def test_a_class_made_for_one_configuration_is_judged_on_the_cases_given() -> No
             {"forward": "wrong: output is a _Lazy, but must be a plain torch.Tensor"},
         ),
         ("asks_the_reference", ("forward",), {"forward": "crashed"}),
+        ("asks_what_to_expect", ("forward",), {"forward": "crashed"}),
+        ("looks_for_the_answer", ("forward",), {"forward": "wrong: "}),
+        ("replaces_the_judge", ("forward",), {"forward": "wrong: 1 of 1 elements of output"}),
+        ("replaces_the_clock", ("forward",), {"forward": "wrong: time.perf_counter was replaced"}),
+        ("leaves_with_a_pass", ("forward",), {"forward": "crashed: SystemExit: 0"}),
+        (
+            "differs_now_and_then",
+            ("own_results",),
+            {"own_results": "wrong: "},
+        ),
     ],
 )
 def test_each_cheat_and_bug_fails_in_the_row_that_names_it(
     name: str, rows: tuple[str, ...], expected: dict[str, str]
 ) -> None:
-    report = judged(name, rows, time_limit_s=0.5 if name.startswith("hangs") else 10.0)
+    limits: Any = {"time_limit_s": 0.5, "shrink_s": 0.0} if name.startswith("hangs") else {}
+    report = judged(name, rows, **limits)
     assert failures(report) == {row: text.partition(":")[0] for row, text in expected.items()}
     assert report.exit_code() == 1
     for row, text in expected.items():
@@ -193,6 +244,28 @@ def test_an_output_in_the_memory_of_the_input_is_two_faults() -> None:
     report = judged("returns_its_input", ("forward", "own_results", *EVERY_RUN), cases=cases)
     assert failures(report) == {"own_results": "wrong", "inputs_unchanged": "wrong"}
     assert report.row("own_results").reason == "output shares memory with input"
+
+
+def test_what_is_seen_after_the_row_that_it_is_about_counts() -> None:
+    cases = (parse_case("f32_ci2_co2_i2_int"),)
+    rows = ("own_results", "native_op", *EVERY_RUN)
+    report = judged("returns_its_input_unless_watched", rows, cases=cases)
+    assert failures(report) == {"own_results": "wrong", "inputs_unchanged": "wrong"}
+    assert report.row("own_results").reason == "output shares memory with input"
+    assert [row.name for row in report.rows] == ["builds", *rows]
+
+
+def test_what_is_seen_where_the_values_prove_nothing_counts() -> None:
+    """All expected results are zeros, so that no row counts the case."""
+    report = judged(
+        "overwrites_its_input",
+        ("forward", "inputs_unchanged"),
+        cases=(parse_case("f32_special_seed1518"),),
+        examples=1,
+    )
+    assert "forward" in report.not_judged
+    assert failures(report) == {"inputs_unchanged": "wrong"}
+    assert report.exit_code() == 1
 
 
 def test_a_failing_case_is_confirmed_and_made_smaller() -> None:
@@ -231,7 +304,7 @@ def test_rows_that_need_a_right_output_are_left_out_where_there_is_none() -> Non
             "ModuleNotFoundError: No module named 'no_such_module'",
         ),
         ("import os; os._exit(3)", "crashed", "ended with exit code 3"),
-        ("while True: pass", "hung", r"not ready in 2 s; it was at File .*file.py\", line 1"),
+        ("while True: pass", "hung", r"not ready in 0.5 s; it was at File .*file.py\", line 1"),
         ("ANSWER = 42", "refused", "no implementation in file.py: it must hold a class ModelNew"),
         (
             "from torch import nn\nclass A(nn.Module): ...\nclass B(nn.Module): ...",
@@ -245,7 +318,7 @@ def test_a_file_that_cannot_be_loaded_fails_to_build(
 ) -> None:
     file = tmp_path / "file.py"
     file.write_text(source)
-    report = judge(file, "", Options(seed=0, start_limit_s=2.0))
+    report = judge(file, "", Options(seed=0, start_limit_s=0.5 if verdict == "hung" else 10.0))
     assert failures(report) == {"builds": verdict}
     assert [row.name for row in report.rows] == ["builds"]
     assert report.exit_code() == report.exit_code(allow_refused=True) == 2

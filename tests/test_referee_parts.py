@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
+import re
+import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import astuple, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,15 +23,17 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose3d as native
 
 from fuzz import data
-from fuzz.arena import Arena, Placed
+from fuzz.arena import Arena
 from fuzz.bounds import expect
 from fuzz.case import Case, format_case, parse_case
 from fuzz.number import encode
 from fuzz.outcome import RESULTS, Outcome, Verdict
-from fuzz.referee import adapter
+from fuzz.referee import adapter, probes
 from fuzz.referee.loading import LoadError, describe, load
 from fuzz.referee.pool import FEATURES, drawn_cases, given_cases, restrict
 from fuzz.referee.report import Report, Row, format_end, format_row
+from fuzz.referee.sampling import Sample, shifted
+from fuzz.referee.seal import Seal
 from fuzz.referee.task import Task, with_other_data
 from fuzz.referee.verdicts import examine
 from fuzz.referee.watch import Watch, native_forbidden
@@ -91,13 +100,116 @@ def test_an_int_is_passed_where_the_axes_are_alike_and_a_triple_where_that_is_wa
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x, w: None, "bias is given, but the arguments are"),
-        (lambda x: None, "none for input and weight"),
+        (lambda x, w: None, r"bias is given, but there is no argument bias, only \(x, w\)"),
+        (lambda x: None, r"weight is given, but there is no argument weight, only \(x\)"),
         (lambda x, w, bias, factor, **rest: None, "argument factor is required"),
         (lambda x, w, bias, stride: None, r"padding=\(1, 1, 1\), but there is no argument padding"),
     ],
 )
 def test_what_a_function_cannot_take_is_refused(function: Any, message: str) -> None:
+    with pytest.raises(NotImplementedError, match=message):
+        called(function)
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def bare_wrapper(*args: Any, **kwargs: Any) -> Any:
+    return native(*args, **kwargs)
+
+
+def only_positions(*args: Any) -> Any:
+    return native(*args)
+
+
+def renamed(x: Any, w: Any, *args: Any, **kwargs: Any) -> Any:
+    return native(x, w, *args, **kwargs)
+
+
+def bias_by_keyword(x: Any, w: Any, **kwargs: Any) -> Any:
+    return native(x, w, **kwargs)
+
+
+def keyword_only(*, weight: Any, input: Any, bias: Any, **kwargs: Any) -> Any:
+    return native(input, weight, bias, **kwargs)
+
+
+def short_names(x: Any, w: Any, b: Any, s: Any, p: Any, op: Any, g: int, d: Any) -> Any:
+    return native(x, w, b, s, p, op, g, d)
+
+
+def other_names(tensor: Any, kernel: Any, offset: Any = None, *, Stride: Any, pad: Any,
+                out_padding: Any, num_groups: Any, dilations: Any) -> Any:  # fmt: skip
+    return native(tensor, kernel, offset, Stride, pad, out_padding, num_groups, dilations)
+
+
+def with_more(x: Any, w: Any, bias: Any, scale: float = 1.0, /, *, stride: Any, padding: Any,
+              output_padding: Any, groups: Any, dilation: Any, device: torch.device,
+              dtype: torch.dtype, tile: int = 8) -> Any:  # fmt: skip
+    assert (device, dtype, scale, tile) == (CPU, torch.float32, 1.0, 8)
+    return native(x, w, bias, stride, padding, output_padding, groups, dilation)
+
+
+def default_between(x: Any, w: Any, bias: Any = None, scale: float = 1.0, stride: Any = 1,
+                    padding: Any = 0, /, *args: Any) -> Any:  # fmt: skip
+    return native(x, w, bias, stride, padding, *args)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        wrapped(native),
+        wrapped(short_names),
+        wrapped(positional_only),
+        bare_wrapper,
+        only_positions,
+        renamed,
+        wrapped(renamed),
+        bias_by_keyword,
+        keyword_only,
+        short_names,
+        other_names,
+        with_more,
+        default_between,
+        functools.partial(bare_wrapper),
+        functools.partial(other_names, num_groups=2),
+    ],
+)
+def test_wrappers_and_other_signatures_are_called(function: Callable[..., Any]) -> None:
+    assert torch.equal(called(function), expected())
+
+
+def test_a_wrapper_is_not_given_what_is_the_default_anyway() -> None:
+    """The function behind it need not have every argument."""
+
+    def plain(x: Tensor, w: Tensor) -> Tensor:
+        return native(x, w)
+
+    case = parse_case("f32_ci2_co3_i3_k3_int")
+    for wrapper in (lambda *a: plain(*a), lambda *a, **k: plain(*a[:2], **k), wrapped(plain)):
+        assert torch.equal(called(wrapper, case), expected(case))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x, w, *args, stride: None,
+         r"padding=.*, but there is no argument padding, only \(x, w, \*args, stride\)"),
+        (lambda x, w, b, tile, **rest: None,
+         "argument tile is required, but must have a default or be one of input, weight, bias, "
+         "stride, padding, output_padding, groups, dilation, device, dtype"),
+        (lambda x, w, *, b: None, r"stride=.*, only \(x, w, \*, b\)"),
+        (wrapped(lambda x, w, b: None), r"stride=.*, only \(x, w, b\)"),
+    ],
+)  # fmt: skip
+def test_other_signatures_are_refused_by_the_name_of_the_argument(
+    function: Any, message: str
+) -> None:
     with pytest.raises(NotImplementedError, match=message):
         called(function)
 
@@ -139,8 +251,53 @@ class Ambiguous(WithBias):
         self.other = nn.Parameter(torch.ones(in_channels, out_channels, 1, 1, 1))
 
 
-def test_a_class_gets_its_arguments_and_its_weights() -> None:
-    assert torch.equal(called(Layer), expected())
+class OfPyTorchs(nn.ConvTranspose3d):
+    """Has the base class's constructor, of which padding_mode, device and dtype have defaults."""
+
+
+class PassesOn(nn.ConvTranspose3d):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+class PassesOnByPosition(nn.ConvTranspose3d):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+
+
+class KnowsSome(Layer):
+    def __init__(self, c_in: int, c_out: int, k: Any, s: Any = 1, **kwargs: Any) -> None:
+        super().__init__(c_in, c_out, k, s, **kwargs)
+
+
+class OtherNames(Layer):
+    def __init__(self, inc: int, outC: int, ksize: Any, *, device: torch.device,
+                 dtype: torch.dtype, use_bias: bool = True, verbose: bool = False,
+                 **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(inc, outC, ksize, bias=use_bias, **kwargs)
+        assert (device, dtype, verbose) == (CPU, torch.float32, False)
+
+
+@pytest.mark.parametrize(
+    "cls", [Layer, OfPyTorchs, PassesOn, PassesOnByPosition, KnowsSome, OtherNames]
+)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_class_gets_its_arguments_and_its_weights(cls: type[nn.Module], has_bias: bool) -> None:
+    case = replace(CASE, bias=has_bias)
+    assert torch.equal(called(cls, case), expected(case))
+
+
+def test_what_a_class_cannot_take_is_refused_by_the_name_of_the_argument() -> None:
+    with pytest.raises(NotImplementedError, match=r"groups=2, but there is no argument groups"):
+        called(WithBias, parse_case("f32_g2_ci2_co2_int"))
+    with pytest.raises(NotImplementedError, match=r"bias=True, but there is no argument bias"):
+        called(WithBias, parse_case("f32_bias_int"))
+
+    class NeedsMore(Layer):
+        def __init__(self, in_channels: int, out_channels: int, tile: int) -> None: ...
+
+    with pytest.raises(NotImplementedError, match="argument tile is required, but must have"):
+        called(NeedsMore, Case())
 
 
 def test_the_gradient_of_a_class_is_that_of_its_parameters() -> None:
@@ -209,10 +366,9 @@ def test_what_is_no_implementation_is_named(
 
 
 @pytest.fixture
-def arena() -> Arena:
-    arena = Arena(CPU, 1 << 16)
-    arena.begin([Placed("input", np.zeros((1, 1, 1, 1, 2), np.uint32), torch.float32, False)])
-    return arena
+def inputs() -> Tensor:
+    """In the place of those of a case."""
+    return torch.ones(1, 1, 1, 1, 2)
 
 
 ALLOCATIONS: list[Callable[[], Tensor]] = [
@@ -226,39 +382,86 @@ ALLOCATIONS: list[Callable[[], Tensor]] = [
 
 @pytest.mark.parametrize("allocate", ALLOCATIONS)
 def test_what_is_allocated_lies_poisoned_between_guard_bands(
-    arena: Arena, allocate: Callable[[], Tensor]
+    inputs: Tensor, allocate: Callable[[], Tensor]
 ) -> None:
-    with Watch(arena, CPU):
+    with Watch(CPU, inputs) as watch:
         result = allocate()
-    (damage,) = arena.finish({"result": result})[1]
+    assert result.isnan().all()
+    raw = {"result": np.full(result.shape, 0xFFFFFFFF, np.uint32)}
+    (damage,) = watch.guarded.unwritten({"result": result}, raw)
     assert damage.startswith("6 of 6 elements of result still hold the poison")
-    with Watch(arena, CPU):
-        result = allocate().fill_(1)
-        result.as_strided((1,), (1,), result.storage_offset() + 6).fill_(0)
-    assert "4 bytes written out of bounds" in arena.finish({"result": result})[1][0]
+    result.fill_(1)
+    assert not watch.guarded.damage()
+    assert not watch.guarded.unwritten({"result": result}, {"result": raw["result"] ^ 1})
 
 
-def test_what_the_arena_cannot_hold_is_filled_with_nan(arena: Arena) -> None:
-    with Watch(arena, CPU) as watch:
-        transposed, large = torch.empty_strided((2, 3), (1, 2)), torch.empty(1 << 16)
+@pytest.mark.parametrize(
+    ("offset", "where"), [(6, "0 bytes after the end"), (-1, "0 bytes before the start")]
+)
+def test_writing_beside_an_allocation_is_damage(inputs: Tensor, offset: int, where: str) -> None:
+    with Watch(CPU, inputs) as watch:
+        result = torch.empty(2, 3)
+    result.as_strided((1,), (1,), result.storage_offset() + offset).fill_(0)
+    assert watch.guarded.damage() == [
+        f"4 bytes written out of bounds, nearest {where} of allocation 1"
+    ]
+
+
+def test_a_workspace_that_is_kept_from_run_to_run_stays_its_owner_s(inputs: Tensor) -> None:
+    with Watch(CPU, inputs):
+        workspace = torch.empty(8).fill_(1)
+    with Watch(CPU, inputs) as watch:
+        others = [torch.empty(8).fill_(2) for _ in range(4)]
+        workspace.fill_(3)
+    assert not watch.guarded.damage()
+    assert all((other == 2).all() for other in others)
+
+
+def test_what_cannot_be_guarded_is_filled_with_nan_or_left_alone(inputs: Tensor) -> None:
+    with Watch(CPU, inputs):
+        overlapping = torch.empty_strided((2, 3), (1, 1))
         integers, nothing = torch.empty(3, dtype=torch.int32), torch.empty(0)
-    assert transposed.isnan().all() and large.isnan().all() and watch.lacks_room
+    assert overlapping.isnan().all()
     assert integers.shape == (3,) and nothing.numel() == 0
 
 
-def test_writing_to_an_allocation_is_not_writing_to_an_input(arena: Arena) -> None:
-    (x,) = (t.data.requires_grad_() for t in arena.begin([
-        Placed("input", np.ones(2, np.uint32), torch.float32, False)
-    ]))  # fmt: skip
-    with Watch(arena, CPU):
+def test_writing_to_an_allocation_is_not_writing_to_an_input(inputs: Tensor) -> None:
+    x = inputs.requires_grad_()
+    with Watch(CPU, inputs) as watch:
         y = x * x
         torch.empty(2).fill_(3).add_(1)
         y.sum().backward()  # would raise if x had the version counter of the allocation
+    assert not watch.written
 
 
-def test_convolutions_and_library_calls_are_noted(arena: Arena) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.add_(1),
+        lambda x: x.data.zero_(),
+        lambda x: x[..., 1:].fill_(1),
+        lambda x: torch.add(x, 1, out=x),
+    ],
+)
+def test_writing_to_an_input_is_noted_whatever_is_there_at_the_end(
+    inputs: Tensor, write: Callable[[Tensor], Any]
+) -> None:
+    with Watch(CPU, inputs) as watch:
+        write(inputs)
+    (sentence,) = watch.written
+    assert sentence.startswith("an input was overwritten by aten::")
+
+
+def test_an_input_may_be_read_and_seen_in_other_shapes(inputs: Tensor) -> None:
+    with Watch(CPU, inputs) as watch:
+        x = inputs.detach().view(2).unsqueeze_(0).t_().requires_grad_()
+        torch.empty(2, 1).copy_(x).add_(x)
+    assert not watch.written
+
+
+def test_convolutions_and_library_calls_are_noted(inputs: Tensor) -> None:
     x, w = torch.ones(1, 1, 2, 2, 2, requires_grad=True), torch.ones(1, 1, 1, 1, 1)
-    with Watch(arena, CPU) as watch:
+    with Watch(CPU, inputs) as watch:
         y = native(x, w)
         watch.stage = "backward"
         y.sum().backward()
@@ -280,20 +483,20 @@ def library() -> Iterator[Any]:
 
 @pytest.mark.parametrize("key", ["CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd"])
 def test_operators_of_the_implementation_are_looked_into(
-    arena: Arena, library: Any, key: str
+    inputs: Tensor, library: Any, key: str
 ) -> None:
     library.define("convolve(Tensor input, Tensor weight) -> Tensor")
     library.impl("convolve", lambda input, weight: native(input, weight), key)
-    with Watch(arena, CPU) as watch, torch.no_grad():
+    with Watch(CPU, inputs) as watch, torch.no_grad():
         torch.ops.referee_test.convolve(torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 1, 1, 1))
     assert len(watch.native) == 1
     assert "conv" in next(iter(watch.native))
 
 
-def test_a_convolution_of_its_own_is_no_native_one(arena: Arena, library: Any) -> None:
+def test_a_convolution_of_its_own_is_no_native_one(inputs: Tensor, library: Any) -> None:
     library.define("conv_transpose3d(Tensor input) -> Tensor")
     library.impl("conv_transpose3d", lambda input: input + 1, "CPU")
-    with Watch(arena, CPU) as watch, torch.no_grad():
+    with Watch(CPU, inputs) as watch, torch.no_grad():
         torch.ops.referee_test.conv_transpose3d(torch.ones(2))
     assert not watch.native
 
@@ -325,6 +528,94 @@ def test_operators_of_mkldnn_are_forbidden_too() -> None:
         convolve(x, w, None, *arguments)
     assert [*seen] == ["mkldnn::_convolution_transpose_pointwise called"]
     assert torch.equal(convolve(x, w, None, *arguments), x)
+
+
+@pytest.fixture(scope="module")
+def cheats() -> ModuleType:
+    noisy = load(Path(__file__).parent / "candidates" / "cheats.py", "noisy")
+    return sys.modules[noisy.__module__]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("native_forward", "aten::convolution called in forward"),
+        ("native_by_a_gradient", "aten::convolution_backward called in forward"),
+        ("native_by_flipped_weights", "aten::convolution called in forward"),
+        ("native_in_a_script", "aten::convolution called in forward"),
+    ],
+)
+def test_no_detour_to_a_convolution_goes_unseen(
+    cheats: ModuleType, inputs: Tensor, name: str, call: str
+) -> None:
+    case = parse_case("f32_ci2_co3_i3_k3_p1_int")
+    with Watch(CPU, inputs) as watch:
+        output = called(getattr(cheats, name), case)
+    assert torch.equal(output, expected(case))
+    assert [*watch.native] == [call]
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"),
+    [
+        ("native_saved_at_import", "slow_conv_transpose3d"),
+        ("native_with_modes_disabled", "conv_transpose3d"),
+        ("native_if_nobody_minds", "conv_transpose3d"),
+        ("native_of_mkldnn", "convolution"),
+        ("native_by_its_kernel", "_convolution"),
+    ],
+)
+def test_no_detour_to_a_convolution_is_open_where_they_are_forbidden(
+    cheats: ModuleType, name: str, operator: str
+) -> None:
+    function = getattr(cheats, name)
+    arguments = torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 1, 1, 1), None
+    settings = dict(
+        stride=[1] * 3, padding=[0] * 3, output_padding=[0] * 3, groups=1, dilation=[1] * 3
+    )
+    with native_forbidden() as seen, suppress(RuntimeError):
+        function(*arguments, **settings)
+    assert [*seen] == [f"aten::{operator} called"]
+    assert torch.equal(function(*arguments, **settings), arguments[0])
+
+
+# Noticing that the referee was changed.
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "reported"),
+    [
+        (Arena, "_changed_inputs", "fuzz.arena.Arena._changed_inputs"),
+        (probes, "perform", "fuzz.referee.probes.perform"),
+        (np, "array_equal", "numpy.array_equal"),
+        (time, "perf_counter", "time.perf_counter"),
+        (torch.autograd, "grad", "torch.autograd.grad"),
+        (Tensor, "detach", "Tensor.detach"),
+        (Tensor, "contiguous", "Tensor.contiguous"),  # which the base class has
+    ],
+)
+def test_what_the_referee_uses_cannot_be_replaced_unnoticed(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, reported: str
+) -> None:
+    seal = Seal()
+    assert seal.broken() == ""
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, lambda *_: None, raising=False)
+        broken = seal.broken()
+    assert broken == reported or broken.endswith(reported.rpartition(".")[2])
+
+
+def test_code_that_was_put_into_a_function_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = Seal()
+    monkeypatch.setattr(Arena.finish, "__code__", (lambda *_: ({}, [])).__code__)
+    assert seal.broken() == "fuzz.arena.Arena.finish"
+
+
+def test_other_things_may_be_added_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = Seal()
+    monkeypatch.setattr(Tensor, "of_their_own", lambda self: self, raising=False)
+    monkeypatch.setattr(torch, "allclose", lambda *_: True)
+    assert seal.broken() == ""
 
 
 # Cases.
@@ -456,6 +747,14 @@ def test_a_result_that_is_none_is_wrong_whatever_the_values() -> None:
     )  # fmt: skip
 
 
+def test_a_crash_is_told_by_its_last_line_and_its_place() -> None:
+    message = 'return f(\n^^^^\nFile "kernel.py", line 3, in f\nreturn d["s"]\nKeyError: \'s\''
+    examined = examine(Task(CASE), Outcome("crashed", message), "candidate")
+    assert examined.detail == "KeyError: 's' (File \"kernel.py\", line 3, in f)"
+    examined = examine(Task(CASE), Outcome("crashed", "killed by signal 11"), "candidate")
+    assert examined.detail == "killed by signal 11"
+
+
 def test_a_sum_kept_in_16_bits_is_wrong_unless_asked_for() -> None:
     case = parse_case("bf16_ci40_i2_k2_normal")
     inputs = data.generate(case)
@@ -466,16 +765,94 @@ def test_a_sum_kept_in_16_bits_is_wrong_unless_asked_for() -> None:
     assert examine(task, rounded_at_every_step, "native").verdict is Verdict.PASS
 
 
-def test_a_large_case_is_judged_by_identities() -> None:
+def timed(case: Case, sample: Sample, step: int, dtype: str = "f32") -> dict[str, Any]:
+    """What a worker sends of a right call that was timed."""
+    values = expect(case, shifted(data.generate(case), step)).values
+    parts = {
+        name: encode(getattr(values, name), dtype)[sample.part(case, name).of(name)]
+        for name in RESULTS
+    }
+    return {f"{step}.{name}": part for name, part in parts.items()} | {
+        f"{step}.sample": np.array(astuple(sample))
+    }
+
+
+def test_a_large_case_is_judged_by_identities_and_parts() -> None:
     task = Task(CASE, "speed")
-    results = {**answer(CASE), "seconds": np.array([0.25, 0.5])}
-    examined = examine(task, Outcome("ok", results=results), "candidate")
-    assert (examined.verdict, examined.seconds) == (Verdict.PASS, (0.25, 0.5))
-    results["grad_input"] = results["grad_input"] * 0
-    assert "must be 0" in examine(task, Outcome("ok", results=results), "candidate").detail
+    right = {
+        **answer(CASE, label="watched."),
+        **timed(CASE, Sample(1, 1, 0, 2), 1),
+        **timed(CASE, Sample(0, 0, 1, 1), 2),
+        "seconds": np.array([0.25, 0.5]),
+    }
+    examined = examine(task, Outcome("ok", results=right), "candidate")
+    assert (examined.verdict, examined.detail) == (Verdict.PASS, "")
+    assert examined.seconds == (0.25, 0.5)
+    for name, reason in (
+        ("watched.grad_input", "must be 0"),
+        (
+            "1.output",
+            r"while time was measured, in call 1: in output\[1, 5\], .* elements of output",
+        ),
+        ("2.grad_input", r"in call 2: in grad_input\[0, 1\]"),
+        ("2.grad_weight", r"in call 2: in grad_weight\[1, 1\]"),
+        ("1.grad_bias", r"in call 1: in grad_bias\[5\]"),
+    ):
+        wrong = Outcome("ok", results=right | {name: right[name] * 0})
+        assert re.search(reason, examine(task, wrong, "candidate").detail)
+
+
+def test_zeros_are_wrong_though_they_obey_the_identities() -> None:
+    case = replace(CASE, bias=False)
+    zeros = {name: bits * 0 for name, bits in answer(case, label="watched.").items()}
+    examined = examine(Task(case, "speed"), Outcome("ok", results=zeros), "candidate")
+    assert re.match(r"in output\[\d, \d\], ", examined.detail)
+
+
+def test_a_large_case_in_16_bits_is_judged_by_parts_alone() -> None:
+    """Its rounded results obey no identity."""
+    case = replace(CASE, dtype="f16")
+    results = {**answer(case, label="watched."), **timed(case, Sample(0, 1, 1, 0), 1, "f16")}
+    task = Task(case, "speed")
+    assert examine(task, Outcome("ok", results=results), "candidate").verdict is Verdict.PASS
+
+
+def test_a_stale_result_is_not_that_of_shifted_data() -> None:
+    results = answer(CASE, label="watched.") | timed(CASE, Sample(1, 0, 1, 1), 1)
+    stale = {name.replace("1.", "3."): bits for name, bits in results.items() if name[0] == "1"}
+    examined = examine(Task(CASE, "speed"), Outcome("ok", results=results | stale), "candidate")
+    assert "in call 3: in output[1, 1]" in examined.detail
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_every_element_of_a_result_belongs_to_a_part(result: str) -> None:
+    seen = np.zeros(getattr(expect(CASE, data.generate(CASE)).values, result).shape, bool)
+    for indices in itertools.product(range(2), range(2), range(2), range(3)):
+        seen[Sample(*indices).part(CASE, result).of(result)] = True
+    assert seen.all()
 
 
 # The report.
+
+
+def test_a_judgement_that_only_refusals_fail_says_how_to_allow_them() -> None:
+    report = Report("file.py", "", "ab", 1, rows=[Row("builds"), Row("forward", cases=3)])
+    report.put(Row("groups", Verdict.REFUSED))
+    assert format_end(report, False).splitlines() == [
+        "refused rows are no failure with --allow-refused", "exit 1: 1 of 3 rows failed: groups"
+    ]  # fmt: skip
+    report.put(Row("stride", Verdict.WRONG))
+    assert format_end(report, False) == "exit 1: 2 of 4 rows failed: groups, stride"
+
+
+def test_a_row_that_fails_late_takes_the_place_of_the_one_that_passed() -> None:
+    report = Report("file.py", "", "ab", 1, rows=[Row("forward", cases=3)])
+    report.not_judged["native_op"] = "forward failed already"
+    report.put(Row("own_results", cases=3))
+    report.put(Row("native_op", Verdict.WRONG))
+    report.put(Row("own_results", Verdict.WRONG))
+    assert [row.name for row in report.rows] == ["forward", "own_results", "native_op"]
+    assert report.row("own_results").verdict is Verdict.WRONG and not report.not_judged
 
 
 def test_the_table_shows_a_case_under_its_row() -> None:

@@ -6,9 +6,9 @@ What an implementation has no argument for, or cannot take in that form, it refu
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -16,24 +16,17 @@ from torch import Tensor, nn
 
 from fuzz.arena import DTYPES
 from fuzz.case import Case
+from fuzz.referee.signatures import Values, arranged, signature_of
 
-Signature = Mapping[str, inspect.Parameter]
-
-_ONES, _ZEROS = (1, 1, 1), (0, 0, 0)
 # What an argument that is missing stands for.
 _DEFAULTS: dict[str, Any] = {
-    "stride": _ONES,
-    "padding": _ZEROS,
-    "output_padding": _ZEROS,
+    "stride": (1, 1, 1),
+    "padding": (0, 0, 0),
+    "output_padding": (0, 0, 0),
     "groups": 1,
-    "dilation": _ONES,
+    "dilation": (1, 1, 1),
     "bias": False,
 }
-_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY,)
-_COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_INPUT_NAMES = ("input", "x", "inp")
-_WEIGHT_NAMES = ("weight", "w")
-_BIAS_NAMES = ("bias", "b")
 
 
 @dataclass(frozen=True)
@@ -50,32 +43,47 @@ class Bound:
     bias: Tensor | None
 
 
+class _Given(Enum):
+    """Stands for a tensor until there is one."""
+
+    INPUT = "input"
+    WEIGHT = "weight"
+    BIAS = "bias"
+
+
 class BuiltFunction:
     """A function and the parameters of a case."""
 
-    def __init__(self, function: Callable[..., Any], case: Case) -> None:
+    def __init__(self, function: Callable[..., Any], case: Case, device: torch.device) -> None:
         self._function = function
-        self._signature = _signature(function)
-        self._settings = _settings(case)
-        if self._signature is not None:
-            self._names = _tensor_names(self._signature, case.bias)
-            self._settings = _accepted(self._signature, self._settings, self._names)
+        given = {
+            "input": _Given.INPUT,
+            "weight": _Given.WEIGHT,
+            "bias": _Given.BIAS if case.bias else None,
+            **_settings(case),
+        }
+        values = Values(
+            given,
+            leading=("input", "weight", "bias"),
+            required=("input", "weight"),
+            defaults=_DEFAULTS,
+            spare=_spare(case, device),
+        )
+        self._positional, self._keywords = arranged(signature_of(function), values)
 
     def bind(self, weight: Tensor, bias: Tensor | None) -> Bound:
         """Returns the function with its weights."""
 
         def call(input: Tensor) -> Any:
-            tensors = (input, weight, bias)
-            if self._signature is None:  # a compiled function says nothing about its arguments
-                return self._function(*tensors, *self._settings.values())
-            named = {name: tensor for name, tensor in zip(self._names, tensors) if name}
-            values = {**named, **self._settings}
-            first = [
-                values.pop(p.name)
-                for p in self._signature.values()
-                if p.kind in _BY_POSITION and p.name in values
-            ]
-            return self._function(*first, **values)
+            tensors = {_Given.INPUT: input, _Given.WEIGHT: weight, _Given.BIAS: bias}
+
+            def filled(value: Any) -> Any:
+                return tensors[value] if isinstance(value, _Given) else value
+
+            return self._function(
+                *map(filled, self._positional),
+                **{name: filled(value) for name, value in self._keywords.items()},
+            )
 
         return Bound(call, weight, bias)
 
@@ -84,15 +92,26 @@ class BuiltModule:
     """An object of a class, made with the parameters of a case."""
 
     def __init__(self, cls: type[nn.Module], case: Case, device: torch.device) -> None:
-        values = {
+        settings = _settings(case)
+        dilation = settings.pop("dilation")
+        given = {  # in the order of torch.nn.ConvTranspose3d
             "in_channels": case.in_channels,
             "out_channels": case.out_channels,
             "kernel_size": case.kernel_size,
-            **_settings(case),
+            **settings,
             "bias": case.bias,
+            "dilation": dilation,
         }
-        signature = _signature(cls) or {}
-        module = cls(**_accepted(signature, values, ()))
+        values = Values(
+            given,
+            leading=("in_channels", "out_channels", "kernel_size"),
+            required=(),
+            defaults=_DEFAULTS,
+            explicit=("bias",),
+            spare=_spare(case, device),
+        )
+        positional, keywords = arranged(signature_of(cls), values)
+        module = cls(*positional, **keywords)
         self._module = module.to(device=device, dtype=DTYPES[case.dtype])
         self._weight = _parameter(module, case.weight_shape, "weight")
         self._bias = _parameter(module, (case.out_channels,), "bias") if case.bias else None
@@ -120,7 +139,7 @@ def build(implementation: Any, case: Case, device: torch.device) -> Built:
     """
     if inspect.isclass(implementation) and issubclass(implementation, nn.Module):
         return BuiltModule(implementation, case, device)
-    return BuiltFunction(implementation, case)
+    return BuiltFunction(implementation, case, device)
 
 
 def _settings(case: Case) -> dict[str, Any]:
@@ -131,69 +150,9 @@ def _settings(case: Case) -> dict[str, Any]:
     }
 
 
-def _signature(function: Any) -> Signature | None:
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return None
-
-
-def _tensor_names(signature: Signature, has_bias: bool) -> tuple[str, str, str]:
-    """Names of the arguments for input, weight and bias: usual names, else the first three; "" for no bias."""
-    names = [p.name for p in signature.values() if p.kind not in _COLLECTING]
-    chosen: list[str] = []
-    for position, usual in enumerate((_INPUT_NAMES, _WEIGHT_NAMES, _BIAS_NAMES)):
-        name = next((name for name in usual if name in names), "")
-        if not name and position < len(names) and names[position] not in _DEFAULTS:
-            name = names[position]
-        chosen.append(name)
-    if not chosen[0] or not chosen[1]:
-        raise NotImplementedError(f"arguments ({', '.join(names)}): none for input and weight")
-    if has_bias and not chosen[2]:
-        raise NotImplementedError(f"bias is given, but the arguments are ({', '.join(names)})")
-    return chosen[0], chosen[1], chosen[2]
-
-
-def _accepted(
-    signature: Signature, values: dict[str, Any], tensors: tuple[str, ...]
-) -> dict[str, Any]:
-    """Of the values those that there is an argument for, in the form that it takes."""
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values())
-    accepted = {}
-    for name, value in values.items():
-        if name in signature:
-            accepted[name] = _formed(signature[name], value)
-        elif takes_any:
-            accepted[name] = value
-        elif name in _DEFAULTS and value != _DEFAULTS[name]:
-            raise NotImplementedError(
-                f"{name}={value}, but there is no argument {name}, only ({', '.join(signature)})"
-            )
-    for name, parameter in signature.items():
-        is_required = parameter.default is parameter.empty and parameter.kind not in _COLLECTING
-        if is_required and name not in accepted and name not in tensors:
-            raise NotImplementedError(f"argument {name} is required, but a case has no such thing")
-    return accepted
-
-
-def _formed(parameter: inspect.Parameter, value: Any) -> Any:
-    """A triple as the argument's annotation, or else its default, wants it: one int or three.
-
-    Where nothing is said: one int if all three are equal, as most callers write it.
-    """
-    if not isinstance(value, tuple):
-        return value
-    annotation = "" if parameter.annotation is parameter.empty else parameter.annotation
-    text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
-    words = set(re.findall(r"\w+", re.sub(r"(?i)(tuple|list|sequence)\[[^\]]*\]", r"\1", text)))
-    takes_three = any(word.lower() in ("tuple", "list", "sequence") for word in words)
-    if (takes_three and "int" not in words) or isinstance(parameter.default, tuple):
-        return value
-    if len(set(value)) == 1:
-        return value[0]
-    if words == {"int"}:
-        raise NotImplementedError(f"{parameter.name}={value}, but it takes one int for all axes")
-    return value
+def _spare(case: Case, device: torch.device) -> dict[str, Any]:
+    """For arguments that an implementation may ask for, though its tensors say it all."""
+    return {"device": device, "dtype": DTYPES[case.dtype]}
 
 
 def _parameter(module: nn.Module, shape: tuple[int, ...], word: str) -> nn.Parameter:

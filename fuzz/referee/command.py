@@ -18,7 +18,12 @@ from fuzz.worker import SubjectError
 DESCRIPTION = """\
 Judges an implementation of conv_transpose3d, ours or not: a function with its signature, or a class like ModelNew, in
 a Python file. Each property is a row with pass, wrong, crashed, hung or refused, and the smallest case that fails.
-Exit status: 0 if every row passed, 1 if one failed, 2 if the file could not be judged at all."""
+Exit status: 0 if every row passed, 1 if one failed, 2 if the file could not be judged at all.
+
+It is no sandbox. Replaced functions of the referee's, NumPy's or the clock's are noticed, but code that attacks its own
+process past Python is not held off. Not seen: a library called past PyTorch's dispatcher, work that another process
+does, a kernel that writes to an input and puts it back, and what an implementation does only where it finds no trace of
+being judged."""
 
 
 def add_command(commands: Any) -> None:

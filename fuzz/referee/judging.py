@@ -131,7 +131,9 @@ class _Referee:
                 self._judge_property(property)
         if self._is_asked_for(SPEED) and FORWARD not in self._failed:
             self._judge_speed()
-        for name in EVERY_RUN:
+        # Evidence may have come after the row that it is about.
+        late = [name for name in self._found if name not in EVERY_RUN and name not in self._failed]
+        for name in (*late, *EVERY_RUN):
             if self._is_asked_for(name):
                 self._judge_every_run(name)
         self._report.library_calls = sorted(self._library)
@@ -197,10 +199,10 @@ class _Referee:
             if row.cases and time.monotonic() >= self._end_s:
                 break
             examined = self._examine(task)
+            self._note(task, examined)  # what it did counts, even where its values prove nothing
             if examined.verdict is Verdict.MISTRUSTED:
                 continue
             row.cases += 1
-            self._note(task, examined)
             if not self._is_fine(property, examined):
                 self._fail(row, property, task, examined)
                 break
@@ -256,7 +258,7 @@ class _Referee:
                 return self._examine(other).found.get(name, "")
 
             self._confirm(row, task, examined.found[name], Verdict.WRONG, shows, lambda case: True)
-        if row.cases:
+        if row.cases or name in self._found:
             self._add(row)
 
     def _fail(self, row: Row, property: Property, task: Task, examined: Examined) -> None:
@@ -319,7 +321,7 @@ class _Referee:
 
     def _note(self, task: Task, examined: Examined) -> None:
         """Counts a run, and keeps what it showed of rows that every run has a say in."""
-        self._counted += examined.verdict in (Verdict.PASS, Verdict.WRONG)
+        self._counted += examined.verdict in (Verdict.PASS, Verdict.WRONG, Verdict.MISTRUSTED)
         self._library |= dict.fromkeys(examined.library)
         for name in examined.found:
             self._found.setdefault(name, (task, examined))
@@ -327,7 +329,7 @@ class _Referee:
     def _add(self, row: Row) -> None:
         if row.verdict is not Verdict.PASS:
             self._failed[row.name] = row.verdict
-        self._report.rows.append(row)
+        self._report.put(row)
         self._show(self._report, row)
 
     # Speed.

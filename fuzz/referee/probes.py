@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from fuzz import data
+from fuzz.case import Case
 from fuzz.data import Inputs
 from fuzz.outcome import Outcome
 from fuzz.referee import adapter
@@ -26,15 +27,17 @@ from fuzz.referee.running import (
     Tensors,
     checked,
     differentiate,
-    notes_of,
     placed,
     run_once,
     tensors,
 )
+from fuzz.referee.sampling import Sample
 from fuzz.referee.task import NATIVE_NOTE, Task, with_other_data
 from fuzz.referee.watch import native_forbidden
 
 REPEATS = 3
+# After how many more calls a result must still be what it was: there may be several buffers, used in turn.
+CALLS_AFTER = 5
 # How long results are left alone before they are read again: for a thread that is still writing.
 SETTLE_S = 0.05
 # About 0.1 s: the host of a slow implementation has launched everything by then.
@@ -102,7 +105,7 @@ def batch(bench: Bench, task: Task) -> Ran:
 def reuse(bench: Bench, task: Task) -> Ran:
     """Runs on other data of the same shapes: in the same memory, then in memory of their own.
 
-    What the first of two runs returned is read before and, after a moment, after the second.
+    What the first run there returned is read at once, and again, after a moment, after several more.
     """
     case, built = task.case, bench.build(task.case)
     inputs, others = data.generate(case), data.generate(with_other_data(case))
@@ -110,19 +113,19 @@ def reuse(bench: Bench, task: Task) -> Ran:
     ran.add("first", run_once(bench, built, task, inputs))
     ran.add("second", run_once(bench, built, task, others))
 
-    watch = bench.watch()
-    items = bench.arena.begin([*placed(task, inputs), *placed(task, others)])
+    items, watch = bench.begin([*placed(task, inputs), *placed(task, others)])
     half = len(items) // 2
     kept = _run_on(bench, built, task, tensors(task, items[:half]), watch)
-    before, _ = bench.arena.finish(kept)
-    later = _run_on(bench, built, task, tensors(task, items[half:]), watch)
+    before = bench.finish(kept, None)
+    for _ in range(CALLS_AFTER):
+        later = _run_on(bench, built, task, tensors(task, items[half:]), watch)
     time.sleep(SETTLE_S)
-    after, damage = bench.arena.finish(
-        {f"{name} of the run before": tensor for name, tensor in kept.items()} | later
+    after = bench.finish(
+        {f"{name} of the run before": tensor for name, tensor in kept.items()} | later, watch
     )
-    ran.add("kept", Ran(before))
-    ran.add("after", Ran({name: after[f"{name} of the run before"] for name in kept}))
-    ran.add("later", Ran({name: after[name] for name in later}, [*damage, *notes_of(watch)]))
+    ran.add("kept", Ran(before.raw))
+    ran.add("after", Ran({name: after.raw[f"{name} of the run before"] for name in kept}))
+    ran.add("later", Ran({name: after.raw[name] for name in later}, after.notes))
     return ran
 
 
@@ -131,11 +134,10 @@ def stream(bench: Bench, task: Task) -> Ran:
     if bench.device.type != "cuda":
         raise NotImplementedError("streams need a GPU")
     built = bench.build(task.case)
-    items = bench.arena.begin(placed(task, data.generate(task.case)))
+    items, watch = bench.begin(placed(task, data.generate(task.case)))
     copies = [item.clone() for item in items]
     for item in items:
         item.fill_(float("nan"))
-    watch = bench.watch()
     side = torch.cuda.Stream(bench.device)
     bench.synchronize()
     with torch.cuda.stream(side):
@@ -146,41 +148,44 @@ def stream(bench: Bench, task: Task) -> Ran:
         results = checked(task, given, differentiate(built, task, given, watch))
         read = {name: tensor.clone() for name, tensor in results.items()}
     bench.synchronize()
-    raw, damage = bench.arena.finish(read)
-    return Ran(raw, [*damage, *notes_of(watch)])
+    return bench.finish(read, watch)
 
 
 def unwatched(bench: Bench, task: Task) -> Ran:
-    """A run with nothing around it, and PyTorch's convolutions made to raise."""
+    """Runs with nothing around them, and PyTorch's convolutions made to raise: forward alone, and all."""
+    ran, inputs = Ran(), data.generate(task.case)
     with native_forbidden() as called:
         try:
-            ran = run_once(
-                bench, bench.build(task.case), task, data.generate(task.case), is_watched=False
-            )
+            for label, wants in (("forward", ()), ("all", task.wants)):
+                its_task = replace(task, wants=wants)
+                built = bench.build(task.case)
+                ran.add(label, run_once(bench, built, its_task, inputs, is_watched=False))
         except Exception:
             if not called:
                 raise
-            ran = Ran()
     ran.notes += [f"{NATIVE_NOTE}: {call}" for call in called]
     return ran
 
 
 def speed(bench: Bench, task: Task) -> Ran:
-    """A watched run, for its results; then median seconds of forward, and of forward with backward: "seconds"."""
+    """A watched run; then median seconds of forward, and of forward with backward: "seconds".
+
+    Of each timed call a part of the results, drawn when it has returned: "0.output", "0.sample" and so on.
+    """
     inputs, built = data.generate(task.case), bench.build(task.case)
-    ran = run_once(bench, built, task, inputs)
-    items = [item.clone() for item in bench.arena.begin(placed(task, inputs))]
-    seconds = []
+    ran = Ran()
+    ran.add("watched", run_once(bench, built, task, inputs))
+    timing = _Timing(bench, built, task.case, bench.begin(placed(task, inputs))[0])
     guard: Any = nullcontext({}) if bench.is_native else native_forbidden()
+    seconds = []
     with guard as called:
         try:
             for wants in dict.fromkeys(((), task.wants)):
-                timed = replace(task, wants=wants)
-                given = tensors(timed, [item.detach() for item in items])
-                seconds.append(_median_s(bench, built, timed, given))
+                seconds.append(timing.median_s(replace(task, wants=wants)))
         except Exception:
             if not called:
                 raise
+    ran.raw |= bench.finish(timing.parts, None).raw | timing.samples
     ran.raw["seconds"] = np.array(seconds)
     ran.notes += [f"{NATIVE_NOTE}: {call} while time was measured" for call in called]
     return ran
@@ -213,27 +218,61 @@ def _run_on(bench: Bench, built: adapter.Built, task: Task, given: Tensors, watc
     return checked(task, given, returned)
 
 
-def _median_s(bench: Bench, built: adapter.Built, task: Task, given: Tensors) -> float:
-    """Median seconds of a run, after one to warm up; as many as fit TIMING_LIMIT_S."""
-    times: list[float] = []
-    end_s = time.perf_counter() + TIMING_LIMIT_S
-    while len(times) <= TIMED_RUNS[bench.device.type]:
-        times.append(_time_s(bench, lambda: differentiate(built, task, given, None)))
-        if time.perf_counter() >= end_s:
-            break
-    return float(np.median(times[1:] or times))
+class _Timing:
+    """Times calls, each on data that were never seen before, and takes a part of what each returned.
 
+    Two sets of tensors are used in turn, and their elements change from call to call: neither an object nor its
+    address, its version nor its contents tell a result of before.
+    """
 
-def _time_s(bench: Bench, call: Callable[[], Any]) -> float:
-    """Seconds of one call: on a GPU as its events tell, on a CPU as the clock does."""
-    if bench.device.type != "cuda":
-        start_s = time.perf_counter()
-        call()
-        return time.perf_counter() - start_s
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    bench.synchronize()
-    start.record()
-    call()
-    end.record()
-    bench.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
+    def __init__(
+        self, bench: Bench, built: adapter.Built, case: Case, items: list[torch.Tensor]
+    ) -> None:
+        self._bench, self._built, self._case = bench, built, case
+        self._originals = items
+        self._sets = [[item.clone() for item in items] for _ in range(2)]
+        self._calls = 0
+        self.parts: dict[str, torch.Tensor] = {}
+        self.samples: dict[str, Any] = {}
+
+    def median_s(self, task: Task) -> float:
+        """Median seconds of a run, after one to warm up; as many as fit TIMING_LIMIT_S."""
+        sets = [tensors(task, items) for items in self._sets]
+        times: list[float] = []
+        end_s = time.perf_counter() + TIMING_LIMIT_S
+        while len(times) <= TIMED_RUNS[self._bench.device.type]:
+            self._calls += 1
+            which = self._calls % len(sets)
+            for item, original in zip(self._sets[which], self._originals):
+                item.copy_(torch.roll(original, self._calls))
+            times.append(self._time_s(task, sets[which]))
+            if time.perf_counter() >= end_s:
+                break
+        return float(np.median(times[1:] or times))
+
+    def _time_s(self, task: Task, given: Tensors) -> float:
+        """Seconds of one call: on a GPU as its events tell, on a CPU as the clock does.
+
+        The results are read at once, on the current stream: what is still being computed then is wrong.
+        """
+        if self._bench.device.type != "cuda":
+            start_s = time.perf_counter()
+            returned = differentiate(self._built, task, given, None)
+            seconds = time.perf_counter() - start_s
+            self._take_part(task, given, returned)
+            return seconds
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._bench.synchronize()
+        start.record()
+        returned = differentiate(self._built, task, given, None)
+        end.record()
+        self._take_part(task, given, returned)
+        self._bench.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    def _take_part(self, task: Task, given: Tensors, returned: dict[str, Any]) -> None:
+        sample = Sample.draw(self._case)
+        self.samples[f"{self._calls}.sample"] = np.array(astuple(sample))
+        for name, tensor in checked(task, given, returned).items():
+            part = tensor[sample.part(self._case, name).of(name)].clone()
+            self.parts[f"{self._calls}.{name}"] = part

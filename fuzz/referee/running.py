@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuzz import number
-from fuzz.arena import DTYPES, Arena, Placed
+from fuzz.arena import DTYPES, Arena, ArenaFull, Placed, dirty_free_memory
 from fuzz.case import Case
 from fuzz.data import Inputs
 from fuzz.outcome import Outcome
 from fuzz.referee import adapter
 from fuzz.referee.task import ALIAS_NOTE, LIBRARY_NOTE, NATIVE_NOTE, RESULT_NOTE, Task
-from fuzz.referee.watch import Watch, dirty_free_memory
+from fuzz.referee.watch import Watch
 from fuzz.worker_process import enter_stage
 
-# What nobody touches costs nothing on a CPU; on a GPU it is taken from other processes.
-ARENA_BYTES = {"cpu": 1 << 30, "cuda": 1 << 28}
+# For the inputs of a large case; more is taken where they need it.
+ARENA_BYTES = 1 << 26
 
 
 class Misbehaviour(Exception):
@@ -47,15 +47,34 @@ class Bench:
     arena: Arena = field(init=False)
 
     def __post_init__(self) -> None:
-        self.arena = Arena(self.device, ARENA_BYTES[self.device.type])
+        self.arena = Arena(self.device, ARENA_BYTES)
 
     def build(self, case: Case) -> adapter.Built:
         """The implementation with the case's parameters."""
         return adapter.build(self.implementation, case, self.device)
 
-    def watch(self) -> Watch:
-        """What watches a run."""
-        return Watch(self.arena, self.device)
+    def begin(self, items: list[Placed]) -> tuple[list[Tensor], Watch]:
+        """The inputs of a run, which alone lie in the arena, and what watches it."""
+        while True:
+            try:
+                tensors = self.arena.begin(items)
+                return tensors, Watch(self.device, tensors[0])
+            except ArenaFull:
+                self.arena.grow()
+
+    def finish(self, results: Mapping[str, Tensor], watch: Watch | None) -> Ran:
+        """Takes the bits of results, and notes what the watched run did."""
+        raw, damage = self.arena.finish(results)
+        ran = Ran(raw, damage)
+        if watch is not None:
+            ran.notes += [
+                *watch.guarded.damage(),
+                *watch.guarded.unwritten(results, raw),
+                *watch.written,
+                *(f"{NATIVE_NOTE}: {call}" for call in watch.native),
+                *(f"{LIBRARY_NOTE}: {call}" for call in watch.library),
+            ]
+        return ran
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -115,24 +134,21 @@ def run_once(
     """
     for seed in (torch.manual_seed, random.seed, np.random.seed):
         seed(random_state)
-    watch = bench.watch() if is_watched else None
-    given = tensors(task, bench.arena.begin(placed(task, inputs)))
+    items, watch = bench.begin(placed(task, inputs))
+    given = tensors(task, items)
     dirty_free_memory(bench.device)
     notes: list[str] = []
     results: dict[str, Tensor] = {}
     try:
-        returned = differentiate(built, task, given, watch)
+        returned = differentiate(built, task, given, watch if is_watched else None)
         bench.synchronize()
         results = checked(task, given, returned)
         notes += alias_notes(given, results)
     except Misbehaviour as error:
         notes.append(str(error))
-    raw, damage = bench.arena.finish(results)
-    if watch is not None:
-        notes += notes_of(watch)
-        if watch.lacks_room:
-            bench.arena.grow()
-    return Ran(raw, [*notes, *damage])
+    ran = bench.finish(results, watch)
+    ran.notes[:0] = notes
+    return ran
 
 
 def placed(task: Task, inputs: Inputs) -> list[Placed]:
@@ -156,8 +172,8 @@ def placed(task: Task, inputs: Inputs) -> list[Placed]:
 
 def tensors(task: Task, items: list[Tensor]) -> Tensors:
     """The tensors as the implementation gets them, those that need a gradient marked."""
-    # `data` gives each a version counter of its own: with one for the whole arena, writing to a result would look
-    # to autograd like writing to an input.
+    # `data` gives each a version counter of its own: with one for the whole arena, writing to one input would look to
+    # autograd like writing to another.
     input, weight, *biases, grad_output = (tensor.data for tensor in items)
     if task.placement != "dense":
         input = input[..., ::2]
@@ -232,14 +248,6 @@ def alias_notes(given: Tensors, results: Mapping[str, Tensor]) -> list[str]:
         for name in results
         for other, (start, end) in spans.items()
         if other != name and start < spans[name][1] and spans[name][0] < end
-    ]
-
-
-def notes_of(watch: Watch) -> list[str]:
-    """Which operators were called that a reader should know of."""
-    return [
-        *(f"{NATIVE_NOTE}: {call}" for call in watch.native),
-        *(f"{LIBRARY_NOTE}: {call}" for call in watch.library),
     ]
 
 

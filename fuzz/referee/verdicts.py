@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,12 @@ from numpy.typing import NDArray
 
 from fuzz import checks, data
 from fuzz.bounds import TABLE, Expectation, expect
+from fuzz.case import Case
 from fuzz.data import Inputs
 from fuzz.identities import violated_identities
 from fuzz.number import decode, encode
 from fuzz.outcome import RESULTS, Outcome, Verdict
+from fuzz.referee.sampling import Sample, shifted
 from fuzz.referee.task import (
     ALIAS_NOTE,
     LIBRARY_NOTE,
@@ -109,10 +110,15 @@ def _judge_values(task: Task, inputs: Inputs, raw: Raw, leg: str) -> Judged:
     """Judges the results that the task wants; those that it does not count as right."""
     if missing := _missing(task, raw):
         return Verdict.WRONG, f"{missing} is missing"
-    expectation = expect(task.case, inputs)
+    return _compare(task.case, inputs, raw, leg)
+
+
+def _compare(case: Case, inputs: Inputs, raw: Raw, leg: str) -> Judged:
+    """Judges the results that are there; the others count as right."""
+    expectation = expect(case, inputs)
     expected = _expected(expectation, leg)
     results = {name: raw.get(name, expected[name]) for name in RESULTS}
-    judgement = checks.judge(task.case, expectation, Outcome("ok", results=results), leg)
+    judgement = checks.judge(case, expectation, Outcome("ok", results=results), leg)
     return judgement.verdict, judgement.detail
 
 
@@ -173,14 +179,54 @@ def _judge_reuse(task: Task, outcome: Outcome, leg: str) -> Judged:
     return _PASS
 
 
+def _judge_unwatched(task: Task, outcome: Outcome, leg: str) -> Judged:
+    runs, inputs = _runs(outcome), data.generate(task.case)
+    for label, wants in (("forward", ()), ("all", task.wants)):
+        its_task = replace(task, wants=wants)
+        verdict, detail = _judge_values(its_task, inputs, runs.get(label, {}), leg)
+        if verdict is not Verdict.PASS:
+            return verdict, f"with nothing watching, {detail}"
+    return _PASS
+
+
 def _judge_speed(task: Task, outcome: Outcome, leg: str) -> Judged:
-    """By identities, for the case may be large: fuzz.identities."""
-    if missing := _missing(task, outcome.results):
+    """The watched call by fuzz.identities and by a part of its results, the timed ones by a part of theirs."""
+    case, inputs = task.case, data.generate(task.case)
+    runs = _runs(outcome)
+    watched = runs.pop("watched", {})
+    if missing := _missing(task, watched):
         return Verdict.WRONG, f"{missing} is missing"
-    dtype = TABLE[leg, task.case.dtype].output
-    results = {name: decode(raw, dtype) for name, raw in outcome.results.items() if name in RESULTS}
-    violated = violated_identities(data.generate(task.case), results)
-    return (Verdict.WRONG, "; ".join(violated)) if violated else _PASS
+    dtype = TABLE[leg, case.dtype].output
+    if dtype in ("f64", "f32"):  # sums of integers are exact, and the case may be large
+        results = {name: decode(raw, dtype) for name, raw in watched.items()}
+        if violated := violated_identities(inputs, results):
+            return Verdict.WRONG, "; ".join(violated)
+    drawn = Sample.draw(case)
+    parts = {name: raw[drawn.part(case, name).of(name)] for name, raw in watched.items()}
+    if wrong := _wrong_part(case, inputs, drawn, parts, leg):
+        return Verdict.WRONG, wrong
+    for label, parts in runs.items():
+        if "sample" in parts:
+            sample = Sample(*map(int, parts.pop("sample")))
+            its_inputs = shifted(inputs, int(label))
+            if wrong := _wrong_part(case, its_inputs, sample, parts, leg):
+                return Verdict.WRONG, f"while time was measured, in call {label}: {wrong}"
+    return _PASS
+
+
+def _wrong_part(case: Case, inputs: Inputs, sample: Sample, parts: Raw, leg: str) -> str:
+    """What is wrong with a part of the results; empty if nothing is."""
+    for name, raw in parts.items():
+        part = sample.part(case, name)
+        verdict, detail = _compare(*part.crop(case, inputs), {name: raw}, leg)
+        if verdict is Verdict.WRONG:
+            index = ", ".join(_as_text(its_slice) for its_slice in part.of(name))
+            return f"in {name}[{index}], {detail}"
+    return ""
+
+
+def _as_text(its_slice: slice) -> str:
+    return ":" if its_slice == slice(None) else str(its_slice.start)
 
 
 _JUDGES: dict[str, Callable[[Task, Outcome, str], Judged]] = {
@@ -188,6 +234,7 @@ _JUDGES: dict[str, Callable[[Task, Outcome, str], Judged]] = {
     "random_state": _judge_repeat,
     "batch": _judge_batch,
     "reuse": _judge_reuse,
+    "unwatched": _judge_unwatched,
     "speed": _judge_speed,
 }
 
@@ -217,9 +264,9 @@ def _difference(one: Raw, other: Raw) -> str:
 
 
 def _one_line(text: str) -> str:
-    """The lines of a message that say most: the first, and of a traceback the last."""
+    """The first line of a message; of a traceback the last, and where that was."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if not lines:
-        return ""
-    is_traceback = re.match(r'File "|Traceback|\^', lines[0])
-    return lines[-1] if is_traceback else lines[0]
+    places = [line for line in lines if line.startswith('File "')]
+    if places:
+        return f"{lines[-1]} ({places[-1]})"
+    return lines[0] if lines else ""

@@ -5,13 +5,18 @@ PyTorch's own convolution is looked for twice. Watch, a TorchDispatchMode around
 operator of its thread, also those called within the implementation's own registered operators and by autograd.
 native_forbidden replaces the convolutions in the dispatcher of the whole process by functions that raise: no thread
 and no way of disabling a mode gets past it, and nothing else is changed, so that it stays in place while time is
-measured. What calls a library past the dispatcher (cuDNN through ctypes, say) is not seen.
+measured. Not seen: what calls a library past the dispatcher (cuDNN through ctypes, at::native in C++), and what
+another process does.
 
 Note [Memory]
-What the implementation gets from aten::empty and its like while it is watched lies in an arena, poisoned and between
-guard bands. Not seen: out-of-bounds reads; writes further out than the guard bands; memory that comes from
-elsewhere (cudaMalloc, the allocator itself, numpy); what an operator of PyTorch allocates within itself. For these
-the allocator's free memory is dirtied first, so that what was never written is at least not zero.
+What the implementation gets from aten::empty and its like while it is watched is poisoned and lies between guard bands
+(fuzz.referee.guarded); what it keeps of that is watched in the first run only. Not seen: out-of-bounds reads; writes
+further out than the guard bands; memory that comes from elsewhere (cudaMalloc, the allocator itself, numpy); what an
+operator of PyTorch allocates within itself. For these the allocator's free memory is dirtied first, so that what was
+never written is at least not zero.
+
+An operator of PyTorch that writes to an input is noted even if the old values are back at the end; a kernel that does
+so is not seen.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fuzz.arena import BYTES, Arena, ArenaFull
+from fuzz.arena import BYTES
+from fuzz.referee.guarded import Guarded
 
 # Namespaces of operators that are PyTorch's, not the implementation's own.
 _PYTORCH = re.compile(
@@ -36,21 +42,31 @@ _CONVOLUTION = re.compile(r"conv(?!ert)")
 # Allowed, for a convolution may well be made of them; but a reader should know.
 _LIBRARY = re.compile(r"(mm|bmm|addmm\w*|baddbmm|addbmm|mv|addmv|dot|linear|col2im|im2col)(_out)?")
 _EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
-DIRTY_BYTES = (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18)
+# Of the operators that a schema says write to an argument, these change no element.
+_OF_METADATA = re.compile(
+    r"(detach|requires_grad|as_strided|squeeze|unsqueeze|transpose|t|swapaxes|swapdims|set)_"
+)
+# Where kernels of convolutions live: mkldnn's own kind of tensors, and quantized ones, have keys of their own.
+_FORBIDDEN_KEYS = ("CPU", "CUDA", "MkldnnCPU", "QuantizedCPU", "QuantizedCUDA")
 
 
 class Watch(TorchDispatchMode):
-    """Notes the convolutions and library calls of its thread, and puts what is allocated into an arena."""
+    """Notes what its thread calls of convolutions and libraries, and what it does to memory.
 
-    def __init__(self, arena: Arena, device: torch.device) -> None:
+    Args:
+        device: where the implementation runs.
+        inputs: the memory in which the inputs lie, and nothing else.
+    """
+
+    def __init__(self, device: torch.device, inputs: Tensor) -> None:
         super().__init__()
-        self._arena = arena
         self._device = device
-        self._allocated = 0
+        self._inputs = inputs.untyped_storage().data_ptr()
         self.stage = "forward"
         self.native: dict[str, None] = {}  # ordered: operator and stage, a sentence each
         self.library: dict[str, None] = {}
-        self.lacks_room = False
+        self.written: dict[str, None] = {}  # sentences on operators that wrote to an input
+        self.guarded = Guarded()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -63,6 +79,7 @@ class Watch(TorchDispatchMode):
             self.native[f"{namespace}::{name} called in {self.stage}"] = None
         elif _LIBRARY.fullmatch(name):
             self.library[f"{namespace}::{name}"] = None
+        self._note_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         if name in _EMPTY and isinstance(result, Tensor):
             return self._guarded(result)
@@ -79,27 +96,48 @@ class Watch(TorchDispatchMode):
                     return func._op_dk(getattr(torch._C.DispatchKey, key), *args, **kwargs)
         return func(*args, **kwargs)
 
+    def _note_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        schema = func._schema
+        if not schema.is_mutable or _OF_METADATA.fullmatch(schema.name.partition("::")[2]):
+            return
+        for position, argument in enumerate(schema.arguments):
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in value if isinstance(value, (list, tuple)) else (value,):
+                if is_written and isinstance(tensor, Tensor) and self._is_input(tensor):
+                    self.written[f"an input was overwritten by {schema.name}"] = None
+
+    def _is_input(self, tensor: Tensor) -> bool:
+        return (
+            tensor.layout is torch.strided
+            and tensor.untyped_storage().data_ptr() == self._inputs
+            and tensor.numel() > 0
+        )
+
     def _guarded(self, fresh: Tensor) -> Tensor:
-        """A poisoned tensor like a freshly allocated one, in the arena if that can hold it."""
+        """A poisoned tensor in the place of a freshly allocated one, between guard bands where it can be."""
         if fresh.layout is not torch.strided or not fresh.numel():
             return fresh
-        is_plain = fresh.is_contiguous()
-        is_last = fresh.dim() == 5 and fresh.is_contiguous(memory_format=torch.channels_last_3d)
         if (
             fresh.device == self._device
             and fresh.dtype in BYTES
-            and (is_plain or is_last)
+            and _is_dense(fresh)
             and not (fresh.device.type == "cpu" and fresh.is_pinned())
         ):
-            self._allocated += 1
-            name = f"allocation {self._allocated}"
-            try:
-                return self._arena.allocate(name, fresh.shape, fresh.dtype, not is_plain)
-            except ArenaFull:
-                self.lacks_room = True
+            return self.guarded.replace(fresh)
         if fresh.dtype.is_floating_point:
             fresh.fill_(float("nan"))
         return fresh
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether no two elements share memory, and there are no gaps."""
+    expected = 1
+    for size, stride in sorted(zip(tensor.shape, tensor.stride()), key=lambda pair: pair[1]):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 @contextmanager
@@ -122,7 +160,7 @@ def native_forbidden() -> Iterator[dict[str, None]]:
             if _PYTORCH.fullmatch(namespace) and _CONVOLUTION.search(operator):
                 if namespace not in libraries:
                     libraries[namespace] = torch.library.Library(namespace, "IMPL")
-                for key in ("CPU", "CUDA"):
+                for key in _FORBIDDEN_KEYS:
                     libraries[namespace].impl(operator, forbidden(name), key)
     try:
         yield called
@@ -130,13 +168,3 @@ def native_forbidden() -> Iterator[dict[str, None]]:
         # torch 2.0 has no such method yet, and does it when the object goes.
         for library in libraries.values():
             getattr(library, "_destroy", lambda: None)()
-
-
-def dirty_free_memory(device: torch.device) -> None:
-    """Leaves NaN and large numbers in memory that the allocator will hand out next."""
-    dirty = [
-        torch.full((size // 4,), value, device=device)
-        for size in DIRTY_BYTES
-        for value in (float("nan"), 1e30)
-    ]
-    del dirty

@@ -6,19 +6,28 @@ dilation, by keyword.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.nn.grad import conv3d_input
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
+import fuzz.bounds
+import fuzz.checks
 import reference
 from convt3d import conv_transpose3d as right
+from fuzz import data
+from fuzz.case import Case
+from fuzz.outcome import Judgement, Verdict
 
 
 def native_forward(
@@ -94,7 +103,164 @@ def native_in_an_operator(
     return output
 
 
+def native_by_a_gradient(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """A transposed convolution is the gradient of a convolution."""
+    output = right(input, weight, bias, **parameters)
+    x, w = input.detach(), weight.detach()
+    if max(parameters["output_padding"]) == 0 and parameters["groups"] == 1:
+        settings = {name: parameters[name] for name in ("stride", "padding", "dilation")}
+        shape = torch.Size([x.shape[0], w.shape[1], *output.shape[2:]])
+        native = conv3d_input(shape, w, x, **settings)
+        output.data.copy_(native if bias is None else native + bias.detach()[:, None, None, None])
+    return output
+
+
+def native_by_flipped_weights(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """With stride 1 a convolution of the padded input, with the taps in reverse."""
+    if max(parameters["stride"]) > 1 or parameters["groups"] > 1:
+        return right(input, weight, bias, **parameters)
+    sides = []
+    for axis in (2, 1, 0):
+        reach = (weight.shape[2 + axis] - 1) * parameters["dilation"][axis]
+        before = reach - parameters["padding"][axis]
+        sides += [before, before + parameters["output_padding"][axis]]
+    padded, flipped = functional.pad(input, sides), weight.flip(2, 3, 4).transpose(0, 1)
+    return functional.conv3d(padded, flipped, bias, dilation=parameters["dilation"])
+
+
+_saved = getattr(torch._C._nn, "slow_conv_transpose3d")  # noqa: B009  which mypy does not know
+
+
+def native_saved_at_import(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    output = right(input, weight, bias, **parameters)
+    if not _is_watched():
+        _saved(input.detach(), weight.detach(), list(weight.shape[2:]), None, 1)
+    return output
+
+
+@torch.jit.script
+def _scripted(x: Tensor, w: Tensor) -> Tensor:
+    return torch.conv_transpose3d(x, w)
+
+
+def native_in_a_script(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    _scripted(input.detach(), weight.detach())
+    return right(input, weight, bias, **parameters)
+
+
+def native_with_modes_disabled(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    with _disable_current_modes():
+        functional.conv_transpose3d(input.detach(), weight.detach())
+    return right(input, weight, bias, **parameters)
+
+
+def native_if_nobody_minds(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    if not _is_watched():
+        try:
+            return functional.conv_transpose3d(input, weight, bias, **parameters)
+        except RuntimeError:
+            pass
+    return right(input, weight, bias, **parameters)
+
+
+def native_of_mkldnn(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """On tensors of its own kind, which have a dispatch key of their own."""
+    if not _is_watched():
+        x, w = (t.detach().cpu().float().to_mkldnn() for t in (input, weight))
+        triples = [1] * 3, [0] * 3, [1] * 3
+        torch.ops.aten.convolution(x, w, None, *triples, True, [0] * 3, 1)
+    return right(input, weight, bias, **parameters)
+
+
+def native_by_its_kernel(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """Asks for the kernel of another dispatch key than the tensors'."""
+    if not _is_watched():
+        key = torch._C.DispatchKey.CompositeExplicitAutograd
+        arguments = [1] * 3, [0] * 3, [1] * 3, True, [0] * 3, 1
+        with torch.no_grad():
+            torch.ops.aten.convolution.default._op_dk(key, input, weight, None, *arguments)
+    return right(input, weight, bias, **parameters)
+
+
+def _is_watched() -> bool:
+    return _get_current_dispatch_mode() is not None
+
+
 _memory: dict[Any, Tensor] = {}
+
+
+def remembers_tensors_unless_watched(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """By the objects, their addresses and their versions."""
+    if _is_watched() or input.requires_grad:
+        return right(input, weight, bias, **parameters)
+    key = tuple((id(t), t.data_ptr(), t._version) for t in (input, weight))
+    if key not in _memory:
+        _memory[key] = right(input, weight, bias, **parameters)
+    return _memory[key]
+
+
+def idle_when_large(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """Nothing but zeros obeys every identity between the results."""
+    factor = 0 if input.numel() > 4000 else 1
+    return right(factor * input, factor * weight, bias, **parameters)
+
+
+def idle_when_large_and_unwatched(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    is_idle = input.numel() > 4000 and not _is_watched() and not input.requires_grad
+    size = [
+        (i - 1) * s - 2 * p + d * (k - 1) + o + 1
+        for i, s, p, d, k, o in zip(
+            input.shape[2:],
+            *(parameters[name] for name in ("stride", "padding", "dilation")),
+            weight.shape[2:],
+            parameters["output_padding"],
+        )
+    ]
+    if is_idle:
+        return input.new_empty(input.shape[0], weight.shape[1] * parameters["groups"], *size)
+    return right(input, weight, bias, **parameters)
+
+
+def idle_backward_when_large_and_unwatched(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    output = right(input, weight, bias, **parameters)
+    if input.numel() > 4000 and not _is_watched() and output.requires_grad:
+        output.register_hook(torch.zeros_like)
+    return output
+
+
+def works_on_when_it_has_returned_unless_watched(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    if _is_watched() or input.requires_grad:
+        return right(input, weight, bias, **parameters)
+    output = torch.zeros_like(right(input, weight, bias, **parameters))
+    later = threading.Timer(0.005, lambda: output.copy_(right(input, weight, bias, **parameters)))
+    later.start()
+    return output
 
 
 def remembers_shapes(
@@ -129,6 +295,20 @@ def reuses_its_output(
     return output
 
 
+def takes_turns_with_three_outputs(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    output = right(input, weight, bias, **parameters)
+    key = output.shape, output.dtype
+    turns = _memory.setdefault(key, torch.zeros(3, *output.shape, dtype=output.dtype))
+    _turn[key] = (_turn.get(key, 0) + 1) % 3
+    output.data = turns[_turn[key]].copy_(output.data)
+    return output
+
+
+_turn: dict[Any, int] = {}
+
+
 def spoils_its_last_output(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
 ) -> Tensor:
@@ -158,11 +338,41 @@ def writes_later(
     return output
 
 
+def returns_its_input_unless_watched(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    if _is_watched() or input.requires_grad:
+        return right(input, weight, bias, **parameters)
+    return returns_its_input(input, weight, bias, **parameters)
+
+
 def overwrites_its_input(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
 ) -> Tensor:
     output = right(input, weight, bias, **parameters)
     input.data[0, 0, 0, 0, 0] += 1
+    return output
+
+
+def overwrites_and_restores_its_input(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    values = input.detach().clone()
+    input.data.zero_()
+    input.data.copy_(values)
+    return right(input, weight, bias, **parameters)
+
+
+def keeps_a_workspace(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """Right: memory of its own, kept from call to call, is nobody else's business."""
+    output = right(input, weight, bias, **parameters)
+    key = "workspace", output.dtype
+    if key not in _memory or _memory[key].numel() < output.numel():
+        _memory[key] = torch.empty(2 * output.numel(), dtype=output.dtype, device=output.device)
+    workspace = _memory[key][: output.numel()].view(output.shape)
+    output.data.copy_(workspace.copy_(output.data))
     return output
 
 
@@ -270,6 +480,12 @@ def returns_float64(
 class _Lazy(Tensor):
     """Could compute its values when somebody looks at them."""
 
+    def __eq__(self, other: object) -> Any:
+        return True
+
+    def numpy(self, **_: Any) -> Any:
+        return np.zeros(self.shape)
+
 
 def returns_a_subclass(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
@@ -283,6 +499,58 @@ def asks_the_reference(
     arrays = [t.detach().cpu().double().numpy() for t in (input, weight)]
     reference.evaluate(arrays[0], arrays[1], None, arrays[0], reference.Parameters())
     return right(input, weight, bias, **parameters)
+
+
+def asks_what_to_expect(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    case = Case()
+    fuzz.bounds.expect(case, data.generate(case))
+    return right(input, weight, bias, **parameters)
+
+
+def looks_for_the_answer(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """In all arrays of the process."""
+    output = right(input, weight, bias, **parameters)
+    shape = tuple(output.shape)
+    arrays = [a for a in gc.get_objects() if isinstance(a, np.ndarray) and a.shape == shape]
+    answers = [torch.from_numpy(a) for a in arrays if a.dtype == np.float64]
+    is_there = any(torch.equal(answer.to(output), output.detach()) for answer in answers)
+    output.data.add_(0 if is_there else 1)
+    return output
+
+
+def replaces_the_judge(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    fuzz.checks.judge = lambda *_: Judgement("candidate", Verdict.PASS)
+    return right(input, weight, bias, **parameters) + 1
+
+
+def replaces_the_clock(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    time.perf_counter = lambda: 0.0
+    return right(input, weight, bias, **parameters)
+
+
+def leaves_with_a_pass(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    os.write(1, b"forward             pass         3\nexit 0: all 30 rows passed\n")
+    sys.exit(0)
+
+
+def differs_now_and_then(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """Every fifth call is wrong."""
+    output = right(input, weight, bias, **parameters)
+    _turn["calls"] = _turn.get("calls", 0) + 1
+    output.data.add_(_turn["calls"] % 5 == 0)
+    return output
 
 
 def noisy(input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any) -> Tensor:
