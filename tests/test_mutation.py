@@ -15,6 +15,7 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 
 from convt3d import kernels, launch, plan
 from fuzz import subjects
@@ -240,7 +241,10 @@ def test_without_a_mutant_the_results_are_those_of_the_kernels() -> None:
         launch.use_libraries({})
 
 
-def test_launches_call_the_libraries_that_they_are_told_to(tmp_path: Path) -> None:
+def test_launches_call_the_libraries_that_they_are_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     host, tsan = parse_case("f32_int"), parse_case("f32_int_tsan")
     files = {("gather_f32", target): tmp_path / f"{target}.so" for target in ("host", "tsan")}
     launch.use_libraries(files)

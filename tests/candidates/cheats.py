@@ -300,7 +300,7 @@ def takes_turns_with_three_outputs(
 ) -> Tensor:
     output = right(input, weight, bias, **parameters)
     key = output.shape, output.dtype
-    turns = _memory.setdefault(key, torch.zeros(3, *output.shape, dtype=output.dtype))
+    turns = _memory.setdefault(key, output.detach().new_zeros(3, *output.shape))
     _turn[key] = (_turn.get(key, 0) + 1) % 3
     output.data = turns[_turn[key]].copy_(output.data)
     return output
