@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -20,6 +20,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, _leave)
 
 from fuzz import corpus, machine, sanitize
+from fuzz.arguments import names, positive_float, positive_int
 from fuzz.campaign import BROKEN, FAILED, PASSED, Campaign
 from fuzz.case import LANES, MODES, CaseError, parse_case
 from fuzz.legs import NATIVE_TIME_LIMIT_S, SUBJECT_MODULE, Examination, HarnessError, Legs
@@ -183,14 +184,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.set_defaults(command=run)
     add = command.add_argument
-    add("--duration", type=_positive_float, metavar="S", help="end after so many seconds")
-    add("--examples", type=_positive_int, metavar="N", help="end after so many generated cases")
+    add("--duration", type=positive_float, metavar="S", help="end after so many seconds")
+    add("--examples", type=positive_int, metavar="N", help="end after so many generated cases")
     add("--profile", choices=PROFILES, help=f"examples by name: {PROFILES}")
     add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
-    add("--shards", type=_positive_int, metavar="N", help="processes; default: one a core")
-    add("--dtypes", type=_names(DTYPES), metavar="A,B", help=f"of {', '.join(DTYPES)}")
-    add("--lanes", type=_names(LANES), metavar="A,B", help=f"of {', '.join(LANES)}")
-    add("--modes", type=_names(MODES), metavar="A,B", help=f"of {', '.join(MODES)}")
+    add("--shards", type=positive_int, metavar="N", help="processes; default: one a core")
+    add("--dtypes", type=names(DTYPES), metavar="A,B", help=f"of {', '.join(DTYPES)}")
+    add("--lanes", type=names(LANES), metavar="A,B", help=f"of {', '.join(LANES)}")
+    add("--modes", type=names(MODES), metavar="A,B", help=f"of {', '.join(MODES)}")
     add("--corpus-only", action="store_true", help="generate nothing")
     add("--stop-on-failure", action="store_true", help="end at the first failure of ours")
     add("--keep-native", action="store_true", help="append native findings to the corpus")
@@ -212,38 +213,11 @@ def _add_subject_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--time-limit",
-        type=_positive_float,
+        type=positive_float,
         metavar="S",
         help=f"seconds a case may take on a leg; default: {DEFAULT_TIME_LIMIT_S:g}, "
         f"native {NATIVE_TIME_LIMIT_S:g}",
     )
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}, but must be at least 1")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{value}, but must be above 0")
-    return value
-
-
-def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    """A parser of names that are separated by commas."""
-
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r}, but must be of {', '.join(allowed)}")
-        return names
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ class CoveringSet:
                 layout=choose("layout", space.layouts_of(mode)),
                 dtype=choose("dtype", space.dtypes),
                 lane=choose("lane", space.lanes_of(case)),
-                bias=choose("bias", ("nobias", "bias")) == "bias",
+                bias=choose("bias", ("nobias", "bias")[: len(space.biases_of(case))]) == "bias",
                 seed=random.randint(0, MAX_SEED),
             )
             plans = {} if space.plans is None else space.plans(case)

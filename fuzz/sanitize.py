@@ -20,6 +20,7 @@ from typing import Any
 from convt3d import build
 from convt3d.emulator import runtime
 from fuzz import compute_sanitizer, corpus, machine
+from fuzz.arguments import count, positive_int
 from fuzz.campaign import BROKEN, Campaign
 from fuzz.case import GPU_TOOLS, Case, CaseError
 from fuzz.legs import SUBJECT_MODULE
@@ -42,10 +43,10 @@ def add_command(commands: Any) -> None:
     command.set_defaults(command=sanitize)
     add = command.add_argument
     known = ", ".join(mode for modes in DEVICE_MODES.values() for mode in modes)
-    add("--examples", type=_count, default=DEFAULT_EXAMPLES, metavar="N", help="random cases")
+    add("--examples", type=count, default=DEFAULT_EXAMPLES, metavar="N", help="random cases")
     add("--modes", metavar="A,B", help=f"of {known}; default: all that the device has")
     add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
-    add("--shards", type=int, metavar="N", help=SHARDS_HELP)
+    add("--shards", type=positive_int, metavar="N", help=SHARDS_HELP)
     add("--coverage", action="store_true", help="print which pairs of features were met")
     add("--corpus", type=Path, default=corpus.DIRECTORY, metavar="DIR", help="where the corpus is")
     add("--state", type=Path, default=Path(".convt3d"), metavar="DIR", help="findings, journal")
@@ -147,10 +148,3 @@ def _build(modes: Sequence[str]) -> None:
 def _default_shards(device: str) -> int:
     cores = machine.usable_cores()
     return min(cores, MOST_GPU_SHARDS) if device == "cuda" else cores
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value}, but must be at least 0")
-    return value

@@ -176,6 +176,10 @@ class Space:
         is_vast = max(geometry.dilation) >= VAST
         return tuple(lane for lane in self.lanes if lane != "special" or not is_vast)
 
+    def biases_of(self, geometry: Case) -> tuple[bool, ...]:
+        """Whether there may be a bias: a block of threads sums its gradient, for each channel one."""
+        return (False, True) if geometry.out_channels <= LONG else (False,)
+
     def multiply_adds_of(self, mode: str) -> int:
         """The largest Case.multiply_adds of a mode."""
         return min(self.max_multiply_adds, MODE_MULTIPLY_ADDS.get(mode, self.max_multiply_adds))
@@ -219,7 +223,7 @@ def draw_case(random: Random, space: Space) -> Case:
     case = replace(
         geometry,
         dtype=_pick(random, space.dtypes),
-        bias=_pick(random, (False, True)),
+        bias=_pick(random, space.biases_of(geometry)),
         layout=_pick(random, space.layouts_of(mode)),
         lane=_pick(random, space.lanes_of(geometry)),
         seed=random.randint(0, MAX_SEED),

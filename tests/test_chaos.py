@@ -31,7 +31,7 @@ SHARDS = 1 if SECONDS < 60 else 2
 END_S = 120.0  # to start, to end, and to shrink
 LONGEST_GAP_S = 5.0
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
-SECONDS_BETWEEN_KILLS = (0.2, 1.0)
+SECONDS_BETWEEN_KILLS = (0.4 / SHARDS, 2.0 / SHARDS)
 VERDICT = f"(?:{'|'.join(verdict.value for verdict in Verdict)})"
 
 

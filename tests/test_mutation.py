@@ -376,7 +376,7 @@ def test_a_schema_that_is_wrong_in_a_later_layer_is_no_result_either() -> None:
 )
 def test_every_mutant_that_has_a_reason_exists(path: Path) -> None:
     names = {mutant.name for mutant in automatic()}
-    assert reasons.stale(path, reasons.load(path), names, []) == []
+    assert reasons.unknown(path, reasons.load(path), names) == []
 
 
 def test_no_mutant_is_both_argued_away_and_a_survivor() -> None:
@@ -428,10 +428,13 @@ def result(name: str, check: str = "") -> Result:
 
 def test_what_has_a_reason_to_live_but_is_gone_or_killed_is_stale() -> None:
     why = {"gone": "why", "killed": "why", "alive": "why"}
-    results = [result("killed", "hung"), result("alive")]
-    assert reasons.stale(Path("some/survivors.txt"), why, {"killed", "alive"}, results) == [
-        "survivors.txt is stale: no mutant has the name 'gone'",
-        "survivors.txt is stale: 'killed' was killed: hung on f32_int",
+    results = [result("killed", "hung"), result("alive"), result("no reason", "hung")]
+    path = Path("some/survivors.txt")
+    assert reasons.unknown(path, why, {"killed", "alive"}) == [
+        "survivors.txt is stale: no mutant has the name 'gone'"
+    ]
+    assert reasons.killed(path, why, results) == [
+        "survivors.txt has 'killed', killed: hung on f32_int"
     ]
 
 
@@ -451,7 +454,7 @@ def outcomes(
     argued_away = {f"a{i}": "why" for i in range(killed + survived, len(fates))}
     by_name = {r.name: r for r in results}
     return report.Outcomes(
-        automatic, hand, by_name, argued_away, dict.fromkeys(explained, "too small")
+        report.Ran(by_name), automatic, hand, argued_away, dict.fromkeys(explained, "too small")
     )
 
 
@@ -516,7 +519,7 @@ def test_the_report_says_why_a_mutant_survives() -> None:
 def test_the_report_names_what_needs_a_gpu() -> None:
     mutant = KernelMutant("wrong_device", "", (), needs="two gpus")
     assert "`wrong_device` was not run: it needs two gpus" in report.text(
-        report.Outcomes([], [mutant], {})
+        report.Outcomes(report.Ran({}), [], [mutant])
     )
 
 
@@ -581,6 +584,37 @@ def test_the_command_is_red_when_a_reason_is_stale(
     assert run_command("--automatic") == FAILED
     assert f"{stale.name} is stale: no mutant has the name 'no such'" in capsys.readouterr().out
     assert run_command("--by-hand") == PASSED
+
+
+def test_a_killed_mutant_is_not_equivalent_but_may_have_been_expected_to_survive(
+    fake: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = automatic()[0].name
+    for path, code in ((reasons.EQUIVALENT, FAILED), (reasons.SURVIVORS, PASSED)):
+        why = {path: {name: "why"}}
+        fake.setattr(reasons, "load", lambda asked, why=why: why.get(asked, {}))
+        assert run_command("--automatic") == code
+        assert f"{path.name} has {name!r}, killed: hung" in capsys.readouterr().out
+
+
+def test_what_a_run_has_written_down_is_reported_anew_with_the_reasons_of_today(
+    fake: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    survivor = automatic()[0].name
+    fake.setattr(FakeRun, "surviving", (survivor,))
+    written, first, second = (tmp_path / name for name in ("results.json", "1.md", "2.md"))
+    code = run_command(f"--json={written}", f"--report={first}")
+    fake.setattr(command, "Run", None)
+    assert run_command(f"--results={written}", f"--report={second}") == code
+    assert second.read_text() == first.read_text()
+    why = {reasons.SURVIVORS: {survivor: "because"}}
+    fake.setattr(reasons, "load", lambda path: why.get(path, {}))
+    assert run_command(f"--results={written}", f"--report={second}") == code
+    assert "| not explained |" in first.read_text()
+    assert "| because |" in second.read_text() and "| not explained |" not in second.read_text()
+    written.write_text("{}")
+    assert run_command(f"--results={written}") == BROKEN
+    assert "holds no results" in capsys.readouterr().err
 
 
 def test_the_command_says_when_it_cannot_run(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzz import machine
+from fuzz.arguments import positive_int
 from fuzz.campaign import BROKEN, FAILED, PASSED
 from fuzz.mutation import operators, reasons, report
 from fuzz.mutation.kernel_text import MODULES
@@ -34,7 +35,7 @@ def add_command(commands: Any) -> None:
     kind.add_argument("--automatic", action="store_true", help="only those of the operators")
     add(
         "--cases",
-        type=_positive_int,
+        type=positive_int,
         default=2000,
         metavar="N",
         help="that each must survive; 2000",
@@ -42,22 +43,18 @@ def add_command(commands: Any) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of the cases; default 0")
     add("--doubt", action="store_true", help="run all cases on those that are argued away, too")
     add("--only", default="", metavar="TEXT", help="only those with this text in their name")
-    add("--jobs", type=_positive_int, metavar="N", help="processes at a time; default: one a core")
+    add("--jobs", type=positive_int, metavar="N", help="processes at a time; default: one a core")
     add("--report", type=Path, metavar="FILE", help="write the kill matrix, as Markdown")
     add("--json", type=Path, metavar="FILE", help="write the results for machines")
+    add("--results", type=Path, metavar="FILE", help="run nothing, take what --json has written")
 
 
 def mutants(arguments: argparse.Namespace) -> int:
-    """Runs mutants and prints what became of them."""
-    started_s = time.monotonic()
-    options = Options(
-        cases=arguments.cases,
-        seed=arguments.seed,
-        jobs=arguments.jobs or machine.usable_cores(),
-    )
+    """Runs mutants, or takes what a run has written down, and prints what became of them."""
     try:
-        outcomes = _run(arguments, options, started_s)
-    except (MutationError, RuntimeError, ValueError) as error:
+        ran = report.load(arguments.results) if arguments.results else _run(arguments)
+        outcomes = _explain(arguments, ran)
+    except (MutationError, OSError, RuntimeError, ValueError) as error:
         print(f"fuzz: {error}", file=sys.stderr)
         return BROKEN
     if arguments.report:
@@ -67,6 +64,8 @@ def mutants(arguments: argparse.Namespace) -> int:
     for result in outcomes.surviving:
         print(f"survived   {result.name}")
     print(report.summary_line(outcomes))
+    for note in outcomes.notes:
+        print(f"  note: {note}")
     problems = outcomes.problems()
     for problem in problems:
         print(f"  {problem}")
@@ -85,11 +84,13 @@ def all_by_hand() -> list[Mutant]:
     return [*MUTANTS]
 
 
-def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> report.Outcomes:
+def _run(arguments: argparse.Namespace) -> report.Ran:
+    started_s = time.monotonic()
+    jobs = arguments.jobs or machine.usable_cores()
+    options = Options(cases=arguments.cases, seed=arguments.seed, jobs=jobs)
     automatic: list[Mutant] = [] if arguments.by_hand else all_automatic()
     by_hand: list[Mutant] = [] if arguments.automatic else all_by_hand()
-    equivalent = reasons.load(reasons.EQUIVALENT) if automatic else {}
-    explained = reasons.load(reasons.SURVIVORS) if automatic else {}
+    brief = frozenset(() if arguments.doubt else reasons.load(reasons.EQUIVALENT))
     results: dict[str, Result] = {}
     stillborn: list[str] = []
     # Apart, so that the sources of the automatic ones, which take long to compile, are the same in every run.
@@ -97,34 +98,48 @@ def _run(arguments: argparse.Namespace, options: Options, started_s: float) -> r
         names = [m.name for m in members if arguments.only in m.name and not m.needs]
         if not names:
             continue
-        run = Run(members, options, () if arguments.doubt else frozenset(equivalent))
+        run = Run(members, options, brief)
         progress = _Progress(kind, len(names))
         for result in run.results(names):
             results[result.name] = result
             progress.show(result)
         progress.end()
         stillborn += run.stillborn
-    living = {mutant.name for mutant in automatic} - set(stillborn)
+    facts = {"device": "emulator", **machine.own_facts(), "torch": metadata.version("torch")}
+    return report.Ran(
+        results,
+        stillborn,
+        _command(arguments, options),
+        machine.one_line(facts),
+        time.monotonic() - started_s,
+    )
+
+
+def _explain(arguments: argparse.Namespace, ran: report.Ran) -> report.Outcomes:
+    """What ran, with the reasons why some mutants live."""
+    automatic = [] if arguments.by_hand else all_automatic()
+    by_hand = [] if arguments.automatic else all_by_hand()
+    equivalent = reasons.load(reasons.EQUIVALENT) if automatic else {}
+    explained = reasons.load(reasons.SURVIVORS) if automatic else {}
+    living = {mutant.name for mutant in automatic} - set(ran.stillborn)
+    results = ran.results.values()
     return report.Outcomes(
-        automatic=[mutant for mutant in automatic if mutant.name in results],
+        ran,
+        automatic=[mutant for mutant in automatic if mutant.name in ran.results],
         by_hand=[mutant for mutant in by_hand if arguments.only in mutant.name],
-        results=results,
         equivalent=equivalent,
         explained=explained,
-        stillborn=stillborn,
         stale=[
-            *reasons.stale(reasons.EQUIVALENT, equivalent, living, results.values()),
-            *reasons.stale(reasons.SURVIVORS, explained, living, results.values()),
+            *reasons.unknown(reasons.EQUIVALENT, equivalent, living),
+            *reasons.unknown(reasons.SURVIVORS, explained, living),
+            *reasons.killed(reasons.EQUIVALENT, equivalent, results),
             *reasons.in_both(equivalent, explained),
         ],
+        # Other cases may kill what these did not.
+        notes=reasons.killed(reasons.SURVIVORS, explained, results),
         compile_time=[place for file in MODULES for place in operators.compile_time_places(file)]
         if automatic
         else [],
-        command=_command(arguments, options),
-        machine=machine.one_line(
-            {"device": "emulator", **machine.own_facts(), "torch": metadata.version("torch")}
-        ),
-        seconds=time.monotonic() - started_s,
     )
 
 
@@ -168,13 +183,6 @@ class _Progress:
             f"{seconds:6.0f} s  {self._kind}: {self._done:,} of {self._total:,} done, "
             f"{self._killed:,} killed"
         )
-
-
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}, but must be at least 1")
-    return value
 
 
 __all__: Sequence[str] = ("add_command", "all_automatic", "mutants")

@@ -12,7 +12,7 @@ campaign does not draw one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fuzz.mutation.mutant import Result
@@ -52,25 +52,29 @@ def load(path: Path) -> dict[str, str]:
     return reasons
 
 
-def stale(
-    path: Path, reasons: Mapping[str, str], names: Collection[str], results: Iterable[Result]
-) -> list[str]:
-    """Returns what is no longer true of a file, a sentence each.
+def unknown(path: Path, reasons: Iterable[str], names: Collection[str]) -> list[str]:
+    """Returns which mutants of a file there are not, a sentence each.
 
     Args:
         path: of the file.
         reasons: as `load` returns them.
         names: of all automatic mutants that compile.
-        results: of those that ran.
     """
     known = set(names)
-    problems = [f"no mutant has the name {name!r}" for name in reasons if name not in known]
-    problems += [
-        f"{result.name!r} was killed: {result.check} on {result.case}"
-        for result in results
-        if result.is_killed and result.name in reasons
-    ]
-    return [f"{path.name} is stale: {problem}" for problem in problems]
+    gone = [name for name in reasons if name not in known]
+    return [f"{path.name} is stale: no mutant has the name {name!r}" for name in gone]
+
+
+def killed(path: Path, reasons: Collection[str], results: Iterable[Result]) -> list[str]:
+    """Returns which mutants of a file were killed, a sentence each.
+
+    Args:
+        path: of the file.
+        reasons: as `load` returns them.
+        results: of those that ran.
+    """
+    dead = [result for result in results if result.is_killed and result.name in reasons]
+    return [f"{path.name} has {r.name!r}, killed: {r.check} on {r.case}" for r in dead]
 
 
 def in_both(equivalent: Collection[str], survivors: Collection[str]) -> list[str]:

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fuzz.mutation.mutant import Mutant, Result
@@ -32,34 +33,66 @@ class Score(NamedTuple):
         return f"{tenths // 10}.{tenths % 10}%"
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """Everything that a run found out.
+class Ran(NamedTuple):
+    """What a run found out.
 
     Args:
-        automatic, by_hand: the mutants that were to run.
-        results: of those that ran, by name.
-        equivalent: automatic mutants that are argued away, and why.
-        explained: automatic mutants that are expected to survive, and why.
+        results: of the mutants that ran, by name.
         stillborn: automatic mutants that do not compile.
-        stale: what is no longer true of equivalent.txt and survivors.txt, a sentence each.
-        compile_time: places that no operator reaches, because the compiler must know them.
         command: as given, so that a reader can repeat it.
         machine: one line.
         seconds: of the clock, for all.
     """
 
-    automatic: Sequence[Mutant]
-    by_hand: Sequence[Mutant]
     results: Mapping[str, Result]
-    equivalent: Mapping[str, str] = field(default_factory=dict)
-    explained: Mapping[str, str] = field(default_factory=dict)
     stillborn: Sequence[str] = ()
-    stale: Sequence[str] = ()
-    compile_time: Sequence[str] = ()
     command: str = ""
     machine: str = ""
     seconds: float = 0.0
+
+
+def load(path: Path) -> Ran:
+    """Returns what `as_json` has written to a file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        results = [Result(**result) for result in document["results"]]
+        facts = (document[name] for name in ("stillborn", "command", "machine", "seconds"))
+        return Ran({result.name: result for result in results}, *facts)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no results of mutants: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Everything that the report says.
+
+    Args:
+        ran: what a run found out.
+        automatic, by_hand: the mutants that were to run.
+        equivalent: automatic mutants that are argued away, and why.
+        explained: automatic mutants that are expected to survive, and why.
+        stale: what is not true of equivalent.txt and survivors.txt, a sentence each.
+        notes: what more there is to say, a sentence each.
+        compile_time: places that no operator reaches, because the compiler must know them.
+    """
+
+    ran: Ran
+    automatic: Sequence[Mutant]
+    by_hand: Sequence[Mutant]
+    equivalent: Mapping[str, str] = field(default_factory=dict)
+    explained: Mapping[str, str] = field(default_factory=dict)
+    stale: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    compile_time: Sequence[str] = ()
+
+    @property
+    def results(self) -> Mapping[str, Result]:
+        """Of the mutants that ran, by name."""
+        return self.ran.results
 
     @property
     def score(self) -> Score:
@@ -106,8 +139,8 @@ def text(outcomes: Outcomes) -> str:
     """The report as Markdown."""
     parts = [
         "# Kill matrix\n",
-        f"`{outcomes.command}`, {len(outcomes.results):,} mutants in {outcomes.seconds / 60:.1f} minutes.",
-        f"Machine: {outcomes.machine}.\n",
+        f"`{outcomes.ran.command}`, {len(outcomes.results):,} mutants in {outcomes.ran.seconds / 60:.1f} minutes.",
+        f"Machine: {outcomes.ran.machine}.\n",
         *_summary(outcomes),
         *_survivors(outcomes),
     ]
@@ -133,15 +166,15 @@ def text(outcomes: Outcomes) -> str:
 def as_json(outcomes: Outcomes) -> str:
     """The results for machines."""
     document: dict[str, Any] = {
-        "command": outcomes.command,
-        "machine": outcomes.machine,
-        "seconds": round(outcomes.seconds, 1),
+        "command": outcomes.ran.command,
+        "machine": outcomes.ran.machine,
+        "seconds": round(outcomes.ran.seconds, 1),
         "score": outcomes.score.share,
         "problems": outcomes.problems(),
         "results": [asdict(result) for result in outcomes.results.values()],
         "equivalent": dict(outcomes.equivalent),
         "explained": dict(outcomes.explained),
-        "stillborn": list(outcomes.stillborn),
+        "stillborn": list(outcomes.ran.stillborn),
         "not_run": [mutant.name for mutant in outcomes.not_run],
     }
     return json.dumps(document, indent=1)
@@ -215,7 +248,7 @@ def _automatic(outcomes: Outcomes) -> list[str]:
     equivalent = [result for result in ran if result.name in outcomes.equivalent]
     parts = [
         "## Automatic\n",
-        f"{len(outcomes.stillborn)} do not compile. {len(outcomes.compile_time)} places hold numbers that the",
+        f"{len(outcomes.ran.stillborn)} do not compile. {len(outcomes.compile_time)} places hold numbers that the",
         "compiler must know, which no switch can reach; each use of a named constant at run time is mutated instead.\n",
         "Killed, after so many cases and seconds, by which check:\n",
         *("```text", *lines, "```\n"),
