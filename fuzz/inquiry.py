@@ -260,7 +260,8 @@ class Inquiry:
         if first.examination.judgements[leg].verdict not in WITHOUT_ANSWER:
             return first
         # No smaller case bears it out, so that it is asked for once more.
-        fails_again = leg in self._run_fresh(first.examination, leg).failing_legs()
+        again = self._run_fresh(first.examination, leg)
+        fails_again = leg in again.failing_legs() and is_same(kind_of(again, leg), first.kind)
         return first if fails_again else replace(first, status=UNCONFIRMED)
 
     def _report_unconfirmed(self, failure: Failure) -> None:
@@ -299,13 +300,16 @@ class Inquiry:
         return True
 
     def _run_fresh(self, examination: Examination, leg: str) -> Examination:
-        """Has a fresh process run the case; what it says of a case that got no answer is the verdict."""
+        """Has a fresh process run the case; what it says is the verdict that counts.
+
+        Args:
+            examination: what the last run of the case on this leg came to.
+            leg: the leg.
+        """
         confirmed = self._legs.confirm(examination, leg)
         self._tally.incidents.update(confirmed.incidents)
-        first = examination.judgements[leg].verdict
-        if first in WITHOUT_ANSWER:
-            self._tally.verdicts[leg, first.value] -= 1
-            self._tally.verdicts[leg, confirmed.judgements[leg].verdict.value] += 1
+        self._tally.verdicts[leg, examination.judgements[leg].verdict.value] -= 1
+        self._tally.verdicts[leg, confirmed.judgements[leg].verdict.value] += 1
         return confirmed
 
     def _try_sanitizer(self, case: Case, leg: str) -> bool:

@@ -349,6 +349,32 @@ def test_a_failure_that_no_specimen_of_its_kind_explains_is_another_one() -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        ("crashed", "wrong", "crashed", "wrong"),
+        ("wrong", "crashed", "crashed", "wrong"),
+        ("hung", "crashed", "wrong"),
+        ("crashed", "pass"),
+        ("wrong", "pass"),
+        ("crashed", "hung", "crashed", "crashed"),
+    ],
+)
+def test_a_case_has_one_verdict_a_leg_whatever_its_processes_say_one_after_the_other(
+    says: tuple[str, ...],
+) -> None:
+    verdicts = itertools.chain(map(Verdict, says), itertools.repeat(Verdict.PASS))
+
+    def say(case: Case) -> Verdicts:
+        return {"native": next(verdicts)} if case == Case() else {}
+
+    search, _, tally = searching(FakeLegs(say))
+    search.examine(Case())
+    assert tally.cases == 1
+    assert sum(tally.verdicts["native", verdict.value] for verdict in Verdict) == 1
+    assert all(count >= 0 for count in tally.verdicts.values()), tally.verdicts
+
+
 @pytest.mark.parametrize(("batch", "reported"), [(20, 2), (30, 1)])
 def test_a_specimen_that_is_still_large_may_be_bettered_by_a_case_that_is_larger_yet(
     batch: int, reported: int
