@@ -230,14 +230,14 @@ class Campaign:
 
     def _add(self, finding: Finding) -> None:
         """Shows a finding and writes it down, unless it is known: another shard may have been faster."""
-        for known in self.findings:
-            if (known.kind, known.status) != (finding.kind, finding.status):
-                continue
+        what = (finding.kind, finding.status)
+        alike = [known for known in self.findings if (known.kind, known.status) == what]
+        for known in alike:
             if finding.status == UNCONFIRMED or is_explained(finding.case, known.case):
                 return
+        for known in alike:
             if is_explained(known.case, finding.case):
                 self.findings.remove(known)  # only in the summary: this one shows it better
-                break
         self.findings.append(finding)
         self.display.print(f"\n{finding.card}\n")
         is_native = finding.kind.leg == "native"

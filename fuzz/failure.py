@@ -16,10 +16,9 @@ UNSHRUNK = "unshrunk"
 UNCONFIRMED = "unconfirmed"
 # A case whose failure is known is looked at again if it has at most this share of the elements of the known one.
 BETTER_SPECIMEN = 0.5
-_INGREDIENTS = (
-    *("kernel_size", "stride", "padding", "output_padding", "dilation"),
-    *("groups", "bias", "layout", "lane", "mode"),
-)
+# Fields that a failure may need to be other than simple, and those of which it may need one value.
+_PARAMETERS = ("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "bias")
+_CHOICES = ("layout", "lane", "mode", "forward_plan", "grad_input_plan", "grad_weight_plan")
 
 
 class Kind(NamedTuple):
@@ -79,15 +78,27 @@ def is_same(kind: Kind, target: Kind) -> bool:
 
 
 def ingredients(case: Case) -> frozenset[str]:
-    """The fields of a case that are not as simple as can be, sizes, seeds and plans aside."""
+    """What of a case is not as simple as can be, sizes and seeds aside: parameters, and choices with their values."""
     plain = Case()
-    return frozenset(name for name in _INGREDIENTS if getattr(case, name) != getattr(plain, name))
+    parameters = (name for name in _PARAMETERS if getattr(case, name) != getattr(plain, name))
+    choices = (
+        f"{name}={_kernel(getattr(case, name))}"
+        for name in _CHOICES
+        if getattr(case, name) != getattr(plain, name)
+    )
+    return frozenset((*parameters, *choices))
+
+
+def _kernel(choice: str) -> str:
+    """Of a plan, without the width of its indices and its splits."""
+    return choice.partition(".")[0]
 
 
 def is_explained(case: Case, specimen: Case) -> bool:
     """Whether a failure may well be the one that a specimen of its kind shows, and is no better specimen.
 
-    A shrunk specimen has the ingredients only that its defect needs, so a case that lacks one of them has another.
+    A shrunk specimen has only the ingredients that its defect needs, so a case that lacks one of them has another. One
+    that is not shrunk explains little.
     """
     is_much_smaller = elements(case) <= BETTER_SPECIMEN * elements(specimen)
     return ingredients(specimen) <= ingredients(case) and not is_much_smaller

@@ -4,7 +4,8 @@
     confirmed        shrunk, and the smallest case that a fresh process confirms is reported
     not confirmed    state-dependent: a sanitizer runs the case, and what it finds is shrunk with the
                      sanitizer as the check; else it is reported once, as unconfirmed
-    of a kind        that is known: only counted, unless no reported case explains it (fuzz.failure.is_explained)
+    of a kind        that is known: only counted, if a small specimen explains it (fuzz.failure.is_explained) or there
+                     are enough of them
 
 Failures of ours that Hypothesis has drawn are shrunk by it first, for it knows how they were drawn, and
 then by fuzz.reduce; all others by fuzz.reduce alone, which needs few tries.
@@ -49,7 +50,7 @@ FRESH_RUNS_WITHOUT_ANSWER = 2
 WITHOUT_ANSWER = (Verdict.CRASHED, Verdict.HUNG)
 # Of the smaller cases that failed, how many are tried in a fresh process, the smallest first.
 CONFIRMED_STEPS = 5
-# Of how many specimens of a kind, reported or not, are there enough.
+# So many specimens of a kind are enough.
 MOST_SPECIMENS = 4
 # A specimen with more elements of input and weight has hardly been shrunk: another one may shrink further.
 SMALL_SPECIMEN = 32
@@ -108,7 +109,7 @@ class Inquiry:
         self._report = report
         self._left_s = left_s
         self._note_target = note_target
-        self._known: dict[Kind, list[Case]] = {}  # the cases that were reported
+        self._known: dict[Kind, list[Case]] = {}  # cases that were reported, or could have been
         self._seen_once: set[Kind] = set()  # kinds that were reported as unconfirmed
         self._waiting: list[tuple[Examination, str]] = []  # failures to be looked at
         self._target: Kind | None = None  # what is being shrunk
@@ -127,7 +128,9 @@ class Inquiry:
 
     def learn(self, kind: Kind, case: Case) -> None:
         """Notes that a kind was reported, with this case."""
-        self._known.setdefault(kind, []).append(case)
+        known = self._known.setdefault(kind, [])
+        if case not in known:  # a campaign tells all shards, also the one that it has it from
+            known.append(case)
 
     def put_aside(self, examination: Examination, legs: list[str]) -> None:
         """Has `look` look at the failures of these legs."""
@@ -261,8 +264,9 @@ class Inquiry:
             return first
         # No smaller case bears it out, so that it is asked for once more.
         again = self._run_fresh(first.examination, leg)
-        fails_again = leg in again.failing_legs() and is_same(kind_of(again, leg), first.kind)
-        return first if fails_again else replace(first, status=UNCONFIRMED)
+        if leg not in again.failing_legs():
+            return replace(first, status=UNCONFIRMED)
+        return Failure(kind_of(again, leg), again, SHRUNK)
 
     def _report_unconfirmed(self, failure: Failure) -> None:
         """Reports a failure that a fresh process does not confirm once a kind, unless a sanitizer does."""

@@ -35,6 +35,7 @@ class Tally:
     met: int = 0  # pairs of features, as in Note [Pairs] of fuzz.coverage
     corpus_cases: int = 0
     shrink_cases: int = 0
+    covering: int = 0  # cases of the covering set
     batches: int = 0  # of Hypothesis, begun
     draws: int = 0
     discarded: int = 0
@@ -90,7 +91,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
             getattr(result, name).update(getattr(tally, name))
         result._note_shares(tally.shares.items())
         result.met |= tally.met
-        for name in ("corpus_cases", "shrink_cases", "batches", "draws", "discarded"):
+        for name in ("corpus_cases", "shrink_cases", "covering", "batches", "draws", "discarded"):
             setattr(result, name, getattr(result, name) + getattr(tally, name))
         result.known_native += tally.known_native
         result.fixed_native += tally.fixed_native

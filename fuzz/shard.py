@@ -320,8 +320,13 @@ class _Shard:
 
     def _corpus(self) -> list[corpus.Entry]:
         """The shard's share of the corpus that is left."""
-        dtypes = device_dtypes(self.facts["device"])
-        entries = [e for e in corpus.load_all(self.options.corpus) if e.case.dtype in dtypes]
+        device = self.facts["device"]
+        dtypes, lacking = device_dtypes(device), () if device == "cuda" else missing_sanitizers()
+        entries = [
+            entry
+            for entry in corpus.load_all(self.options.corpus)
+            if entry.case.dtype in dtypes and entry.case.mode not in lacking
+        ]
         return entries[self.index :: self.options.shards][self.past.corpus_cases :]
 
     def _replay_corpus(self) -> None:
@@ -336,6 +341,7 @@ class _Shard:
             if self._left_s() <= 0:
                 raise EndOfCampaign
             self.search.examine(case)
+            self.tally.covering += 1
         batch = self.past.batches
         while left is None or left > 0:
             # A string seeds Random through SHA-512, which stays the same for ever.
@@ -348,15 +354,17 @@ class _Shard:
 
     def _share(self) -> tuple[list[Case], int | None]:
         """The shard's covering cases that are left, and how many cases it draws then; None for no limit."""
-        options, done = self.options, self.past.generated + self.uncounted
+        options = self.options
         shares: list[list[Case]] = [[] for _ in range(options.shards)]
         if options.meets_all_pairs:
             shares = covering_cases(options, self.facts["device"])
-        mine, drawn = shares[self.index], None
-        if options.examples is not None:
-            together = options.examples - sum(map(len, shares))
-            drawn = len(range(self.index, together, options.shards)) - max(0, done - len(mine))
-        return mine[done:], drawn
+        ran_again = {parse_case(text) for text in self.resume.cases} if self.resume else set()
+        mine = [case for case in shares[self.index][self.past.covering :] if case not in ran_again]
+        if options.examples is None:
+            return mine, None
+        together = options.examples - sum(map(len, shares))
+        whole = len(shares[self.index]) + len(range(self.index, together, options.shards))
+        return mine, max(0, whole - self.past.generated - self.uncounted - len(mine))
 
     def _report(self, failure: Failure) -> None:
         _send(self.connection, "finding", self._finding(failure))

@@ -32,6 +32,7 @@ END_S = 120.0  # to start, to end, and to shrink
 LONGEST_GAP_S = 5.0
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGSTOP)
 SECONDS_BETWEEN_KILLS = (0.4 / SHARDS, 2.0 / SHARDS)
+MOST_KILLS = 3
 VERDICT = f"(?:{'|'.join(verdict.value for verdict in Verdict)})"
 
 
@@ -62,12 +63,12 @@ class Watch(threading.Thread):
                 self.starts_s += [now_s for line in lines if " " not in line]
                 time.sleep(0.005)
 
-    def gaps(self, kills: list[Kill]) -> list[tuple[float, Kill]]:
-        """Seconds to the start of the next case, from the first signal since the last start."""
+    def gaps(self, kills: list[Kill], end_s: float) -> list[tuple[float, Kill]]:
+        """Seconds to the start of the next case, or to the end, from the first signal since the last start."""
         firsts: dict[int, Kill] = {}
         for kill in kills:
             firsts.setdefault(bisect(self.starts_s, kill.when_s), kill)
-        starts = enumerate(self.starts_s)
+        starts = enumerate([*self.starts_s, end_s])
         return [(start_s - firsts[i].when_s, firsts[i]) for i, start_s in starts if i in firsts]
 
 
@@ -117,19 +118,24 @@ def _read(pid: int, name: str) -> str:
         return ""
 
 
-def kill_at_random(process: subprocess.Popen[bytes], seconds: float, seed: int) -> list[Kill]:
-    """Sends signals to subject processes for so many seconds."""
+def kill_at_random(
+    process: subprocess.Popen[bytes], seconds: float, seed: int, watches: list[Watch]
+) -> list[Kill]:
+    """Sends signals to subject processes for so many seconds; to a shard at most MOST_KILLS between two cases."""
     chance, kills, processes = random.Random(seed), list[Kill](), Processes(process.pid)
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s and process.poll() is None:
         if found := processes.find():
             pid, shard, leg = chance.choice(found)
             number = chance.choice(SIGNALS)
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-            kills.append(Kill(time.monotonic(), shard, leg, number))
+            last_start_s = watches[shard].starts_s[-1]
+            recent = sum(kill.shard == shard and kill.when_s > last_start_s for kill in kills)
+            if recent < MOST_KILLS:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+                kills.append(Kill(time.monotonic(), shard, leg, number))
         time.sleep(chance.uniform(*SECONDS_BETWEEN_KILLS))
     return kills
 
@@ -171,7 +177,8 @@ def test_chaos_loses_no_case_and_no_finding(
         while not all(watch.starts_s for watch in watches):
             assert time.monotonic() < deadline_s and process.poll() is None
             time.sleep(0.01)
-        kills = kill_at_random(process, SECONDS, seed)
+        kills = kill_at_random(process, SECONDS, seed, watches)
+        killed_s = time.monotonic()
         process.wait(timeout=END_S)
     finally:
         process.kill()
@@ -179,7 +186,7 @@ def test_chaos_loses_no_case_and_no_finding(
             watch.is_over = True
     printed, gaps = log.read_text(), []
     for shard, watch in enumerate(watches):
-        gaps += watch.gaps([kill for kill in kills if kill.shard == shard])
+        gaps += watch.gaps([kill for kill in kills if kill.shard == shard], killed_s)
     print(f"\n{printed}\nseed {seed}: {len(kills)} signals: {account(kills)}")
     print(
         "longest times to the start of the next case, from the first signal since the last start:"

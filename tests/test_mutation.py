@@ -612,6 +612,12 @@ def test_what_a_run_has_written_down_is_reported_anew_with_the_reasons_of_today(
     assert run_command(f"--results={written}", f"--report={second}") == code
     assert "| not explained |" in first.read_text()
     assert "| because |" in second.read_text() and "| not explained |" not in second.read_text()
+    written.write_text(written.read_text().replace('"name": "one"', '"name": "another"'))
+    capsys.readouterr()
+    assert run_command(f"--results={written}") == FAILED
+    printed = capsys.readouterr().out
+    assert "of 'one' there is no result" in printed
+    assert "no mutant that was asked for has the name 'another'" in printed
     written.write_text("{}")
     assert run_command(f"--results={written}") == BROKEN
     assert "holds no results" in capsys.readouterr().err

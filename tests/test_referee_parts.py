@@ -184,6 +184,39 @@ def test_wrappers_and_other_signatures_are_called(function: Callable[..., Any]) 
     assert torch.equal(called(function), expected())
 
 
+class Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        return native(*args)
+
+
+def all_needed(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any,
+               groups: Any, dilation: Any) -> Any:  # fmt: skip
+    return native(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        lambda *args, **kwargs: all_needed(*args, **kwargs),
+        lambda *args, **kwargs: positional_only(*args, **kwargs),
+        lambda *args, **kwargs: Function.apply(*args, **kwargs),
+        torch.ops.aten.conv_transpose3d.input,
+    ],
+)
+def test_a_bare_wrapper_may_need_every_value(wrapper: Callable[..., Any]) -> None:
+    case = parse_case("f32_ci2_co3_i3_k3_int")
+    assert torch.equal(called(wrapper, case), expected(case))
+
+
+def test_an_error_of_what_is_wrapped_is_its_own() -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("no such tile")
+
+    with pytest.raises(TypeError, match="no such tile"):
+        called(fails)
+
+
 def test_a_wrapper_is_not_given_what_is_the_default_anyway() -> None:
     """The function behind it need not have every argument."""
 

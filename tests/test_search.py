@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fuzz import inquiry
 from fuzz.case import Case, parse_case
 from fuzz.checks import judge
-from fuzz.failure import SHRUNK, UNCONFIRMED, UNSHRUNK, Failure, kind_of
+from fuzz.failure import SHRUNK, UNCONFIRMED, UNSHRUNK, Failure, Kind, is_explained, kind_of
 from fuzz.inquiry import MOST_SPECIMENS
 from fuzz.legs import LEGS, Examination, HarnessError, Legs
 from fuzz.outcome import Judgement, Outcome, Verdict
@@ -389,6 +389,47 @@ def test_a_specimen_that_is_still_large_may_be_bettered_by_a_case_that_is_larger
         search.examine(parse_case(text))
     shown = [str(failure.examination.case) for failure in failures]
     assert shown == ["f32_i50x1x1_s1x1x3_int", f"f32_n{batch}_s1x1x3_int"][:reported]
+
+
+@pytest.mark.parametrize(
+    ("case", "specimen", "explained"),
+    [
+        ("f32_k2_s2_int", "f32_k2_int", True),
+        ("f32_k2_int", "f32_k2_s2_int", False),
+        ("f32_k2_normal", "f32_k2_special", False),
+        ("f32_k2_special", "f32_k2_int", True),
+        ("f32_k2_int_hostile", "f32_k2_int_asan", False),
+        ("f32_k2_int_hostile_sched3", "f32_k2_int_hostile", True),
+        ("f32_k2_int_fwd=tiled.i32", "f32_k2_int_fwd=direct.i32", False),
+        ("f32_k2_int_gwt=tiled.i64.split2", "f32_k2_int_gwt=tiled.i32", True),
+        ("f32_k2_int", "f32_n20_i2_k2_int", False),  # much smaller
+    ],
+)
+def test_a_specimen_explains_what_has_all_its_ingredients(
+    case: str, specimen: str, explained: bool
+) -> None:
+    assert is_explained(parse_case(case), parse_case(specimen)) == explained
+
+
+def test_a_specimen_that_is_told_twice_is_one() -> None:
+    search, failures, _ = searching(FakeLegs(wrong_if("native", lambda case: max(case.stride) > 1)))
+    for case in map(parse_case, ("f32_k2_int", "f32_d2_int")):
+        for _ in range(MOST_SPECIMENS):
+            search.learn(Kind("native", "f32", "wrong", "output", ""), case)
+    search.examine(parse_case("f32_s2_int"))
+    assert len(failures) == 1
+
+
+@pytest.mark.parametrize(
+    "says", [("crashed", "crashed", "crashed", "hung"), ("hung", "hung", "hung", "crashed")]
+)
+def test_what_fails_in_every_process_is_confirmed_however_it_fails(says: tuple[str, ...]) -> None:
+    verdicts = iter(map(Verdict, says))
+    legs = FakeLegs(lambda case: {"convt3d": next(verdicts)} if case == Case() else {})
+    search, failures, _ = searching(legs)
+    search.examine(Case())
+    assert [failure.status for failure in failures] == [SHRUNK]
+    assert failures[0].kind.verdict == says[-1]
 
 
 def test_of_a_kind_enough_specimens_are_enough() -> None:

@@ -56,9 +56,36 @@ def test_a_shard_that_takes_anothers_place_has_what_is_left_of_its_share() -> No
     mine, drawn = share(options, 1, "emulator")
     assert drawn and len(mine) > 9
     for done, left in ((9, (mine[9:], drawn)), (len(mine) + 4, ([], drawn - 4))):
-        past = Tally()
+        past = Tally(covering=min(done, len(mine)))
         past.dtypes["f32"] = done
         assert share(options, 1, "emulator", Resume((), past, 1.0)) == left
+
+
+def test_what_ran_again_counts_but_only_a_covering_case_is_one() -> None:
+    options = Options(seed=3, profile="ci", examples=500, shards=2)
+    mine, drawn = share(options, 1, "emulator")
+    past = Tally(covering=5)
+    past.dtypes["f32"] = 5
+    resume = Resume((str(mine[5]), "f32_n2_int", "f32_n3_int"), past, 1.0)
+    a_shard = shard._Shard(options, 1, None, resume)  # type: ignore[arg-type]
+    a_shard.facts, a_shard.uncounted = {"device": "emulator"}, 3
+    assert drawn is not None
+    assert a_shard._share() == (mine[6:], drawn - 2)
+
+
+def test_the_corpus_leaves_out_what_the_compiler_cannot_build(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def modes(device: str) -> set[str]:
+        a_shard = shard._Shard(Options(seed=3), 0, None, None)  # type: ignore[arg-type]
+        a_shard.facts = {"device": device}
+        return {entry.case.mode for entry in a_shard._corpus()}
+
+    assert modes("emulator") >= {"fast", "hostile", "asan", "tsan"}
+    monkeypatch.setattr(build, "has_sanitizer", lambda target: False)
+    shard.missing_sanitizers.cache_clear()
+    assert not modes("emulator") & {"asan", "tsan"}
+    assert "tsan" in modes("cuda")
 
 
 def test_without_a_limit_a_shard_draws_for_ever() -> None:

@@ -111,7 +111,7 @@ def _run(arguments: argparse.Namespace) -> report.Ran:
         stillborn,
         _command(arguments, options),
         machine.one_line(facts),
-        time.monotonic() - started_s,
+        round(time.monotonic() - started_s, 1),
     )
 
 
@@ -122,6 +122,10 @@ def _explain(arguments: argparse.Namespace, ran: report.Ran) -> report.Outcomes:
     equivalent = reasons.load(reasons.EQUIVALENT) if automatic else {}
     explained = reasons.load(reasons.SURVIVORS) if automatic else {}
     living = {mutant.name for mutant in automatic} - set(ran.stillborn)
+    chosen = [m for m in (*by_hand, *automatic) if arguments.only in m.name]
+    names = {mutant.name for mutant in chosen if not mutant.needs} - set(ran.stillborn)
+    missing, unknown = names - {*ran.results}, {*ran.results} - {m.name for m in chosen}
+    ran = ran._replace(results={n: r for n, r in ran.results.items() if n in names})
     results = ran.results.values()
     return report.Outcomes(
         ran,
@@ -130,6 +134,8 @@ def _explain(arguments: argparse.Namespace, ran: report.Ran) -> report.Outcomes:
         equivalent=equivalent,
         explained=explained,
         stale=[
+            *(f"of {name!r} there is no result" for name in sorted(missing)),
+            *(f"no mutant that was asked for has the name {name!r}" for name in sorted(unknown)),
             *reasons.unknown(reasons.EQUIVALENT, equivalent, living),
             *reasons.unknown(reasons.SURVIVORS, explained, living),
             *reasons.killed(reasons.EQUIVALENT, equivalent, results),

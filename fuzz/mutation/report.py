@@ -114,7 +114,7 @@ class Outcomes:
     @property
     def not_run(self) -> list[Mutant]:
         """Mutants by hand that this machine cannot show."""
-        return [mutant for mutant in self.by_hand if mutant.name not in self.results]
+        return [mutant for mutant in self.by_hand if mutant.needs]
 
     def score_of(self, mutants: Iterable[Mutant]) -> Score:
         """Of mutants that ran."""
@@ -168,7 +168,7 @@ def as_json(outcomes: Outcomes) -> str:
     document: dict[str, Any] = {
         "command": outcomes.ran.command,
         "machine": outcomes.ran.machine,
-        "seconds": round(outcomes.ran.seconds, 1),
+        "seconds": outcomes.ran.seconds,
         "score": outcomes.score.share,
         "problems": outcomes.problems(),
         "results": [asdict(result) for result in outcomes.results.values()],

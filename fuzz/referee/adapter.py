@@ -6,6 +6,7 @@ What an implementation has no argument for, or cannot take in that form, it refu
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -16,8 +17,13 @@ from torch import Tensor, nn
 
 from fuzz.arena import DTYPES
 from fuzz.case import Case
-from fuzz.referee.signatures import Values, arranged, signature_of
+from fuzz.referee.signatures import Values, arranged, is_bare, signature_of
 
+# What Python, PyTorch's operators and autograd functions say of a call in another form than theirs.
+_IS_MISFIT = re.compile(
+    r"missing \d+ required|missing value for argument|takes no keyword arguments|"
+    r"positional-only arguments passed as keyword"
+)
 # What an argument that is missing stands for.
 _DEFAULTS: dict[str, Any] = {
     "stride": (1, 1, 1),
@@ -69,7 +75,10 @@ class BuiltFunction:
             defaults=_DEFAULTS,
             spare=_spare(case, device),
         )
-        self._positional, self._keywords = arranged(signature_of(function), values)
+        self._forms = [arranged(signature_of(function), values)]
+        if is_bare(function):
+            # It does not say what it wraps: perhaps what needs every value, or takes none by name.
+            self._forms += [([], given), ([*given.values()], {})]
 
     def bind(self, weight: Tensor, bias: Tensor | None) -> Bound:
         """Returns the function with its weights."""
@@ -80,10 +89,17 @@ class BuiltFunction:
             def filled(value: Any) -> Any:
                 return tensors[value] if isinstance(value, _Given) else value
 
-            return self._function(
-                *map(filled, self._positional),
-                **{name: filled(value) for name, value in self._keywords.items()},
-            )
+            positional, keywords = self._forms[0]
+            try:
+                return self._function(
+                    *map(filled, positional),
+                    **{name: filled(value) for name, value in keywords.items()},
+                )
+            except (TypeError, RuntimeError) as error:
+                if len(self._forms) == 1 or not _IS_MISFIT.search(str(error)):
+                    raise
+            del self._forms[0]
+            return call(input)
 
         return Bound(call, weight, bias)
 
@@ -120,11 +136,9 @@ class BuiltModule:
 
     def bind(self, weight: Tensor, bias: Tensor | None) -> Bound:
         """Returns the object, whose parameters are from now on these tensors' memory."""
-        self._weight.data = weight
-        self._weight.requires_grad_(weight.requires_grad)
+        _hold(self._weight, weight)
         if self._bias is not None and bias is not None:
-            self._bias.data = bias
-            self._bias.requires_grad_(bias.requires_grad)
+            _hold(self._bias, bias)
         return Bound(self._module, self._weight, self._bias)
 
 
@@ -166,6 +180,15 @@ def _parameter(module: nn.Module, shape: tuple[int, ...], word: str) -> nn.Param
             f"{word} of shape {shape} must be one of the module's parameters, but they are {shapes}"
         )
     return next(iter(named.values()))
+
+
+def _hold(parameter: nn.Parameter, tensor: Tensor) -> None:
+    """Makes a parameter of a tensor's memory, and a new version of it, as an optimizer's step does."""
+    parameter.data = tensor
+    parameter.requires_grad_(tensor.requires_grad)
+    increment = getattr(torch.autograd.graph, "increment_version", None)  # not in older versions
+    if increment is not None:
+        increment(parameter)
 
 
 def _clear_bias(module: nn.Module, out_channels: int) -> None:

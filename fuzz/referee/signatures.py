@@ -4,7 +4,8 @@ Note [Arguments]
 An argument is known by its name, PyTorch's or a usual short one, whatever the case and underscores; the input and the
 weight of a function by position too. **kwargs takes what has no argument of its own, under PyTorch's name; *args takes
 it in PyTorch's order. Where there are both, as wrappers have, they get no value that is PyTorch's default, so that what
-is wrapped need not have every argument.
+is wrapped need not have every argument; what shows nothing else and turns out to need them gets all by name, and if it
+takes none by name, all by position.
 
 Refused is, with the argument's name, a value other than the default that there is no argument for, and an argument
 without a default that a case has no value for.
@@ -81,6 +82,12 @@ def signature_of(function: Any) -> Signature | None:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return None
+
+
+def is_bare(function: Any) -> bool:
+    """Whether it shows *args and **kwargs alone: a wrapper, or an operator of PyTorch's."""
+    signature = signature_of(function)
+    return signature is not None and {p.kind for p in signature.values()} == {*_COLLECTING}
 
 
 def arranged(signature: Signature | None, values: Values) -> tuple[list[Any], dict[str, Any]]:

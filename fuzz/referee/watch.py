@@ -45,6 +45,7 @@ _EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_stride
 # Of the operators that a schema says write to an argument, these change no element.
 _OF_METADATA = re.compile(
     r"(detach|requires_grad|as_strided|squeeze|unsqueeze|transpose|t|swapaxes|swapdims|set)_"
+    r"|record_stream|set_data|retain_grad"
 )
 # Where kernels of convolutions live: mkldnn's own kind of tensors, and quantized ones, have keys of their own.
 _FORBIDDEN_KEYS = ("CPU", "CUDA", "MkldnnCPU", "QuantizedCPU", "QuantizedCUDA")

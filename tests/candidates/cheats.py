@@ -208,10 +208,10 @@ _memory: dict[Any, Tensor] = {}
 def remembers_tensors_unless_watched(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
 ) -> Tensor:
-    """By the objects, their addresses and their versions."""
+    """By the objects and their addresses."""
     if _is_watched() or input.requires_grad:
         return right(input, weight, bias, **parameters)
-    key = tuple((id(t), t.data_ptr(), t._version) for t in (input, weight))
+    key = tuple((id(t), t.data_ptr()) for t in (input, weight))
     if key not in _memory:
         _memory[key] = right(input, weight, bias, **parameters)
     return _memory[key]
@@ -361,6 +361,21 @@ def overwrites_and_restores_its_input(
     input.data.zero_()
     input.data.copy_(values)
     return right(input, weight, bias, **parameters)
+
+
+def packs_the_weight_once_a_version(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, **parameters: Any
+) -> Tensor:
+    """Right: a tensor has another version when its elements have changed."""
+    if weight.requires_grad:
+        return right(input, weight, bias, **parameters)
+    key = id(weight), weight._version
+    if key not in _packed:
+        _packed[key] = weight, weight.clone()  # as long as it lives no other tensor has its id
+    return right(input, _packed[key][1], bias, **parameters)
+
+
+_packed: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 def keeps_a_workspace(
