@@ -51,7 +51,7 @@ WITHOUT_ANSWER = (Verdict.CRASHED, Verdict.HUNG)
 # Of the smaller cases that failed, how many are tried in a fresh process, the smallest first.
 CONFIRMED_STEPS = 5
 # So many specimens of a kind are enough.
-MOST_SPECIMENS = 4
+MOST_SPECIMENS = 3
 # A specimen with more elements of input and weight has hardly been shrunk: another one may shrink further.
 SMALL_SPECIMEN = 32
 
