@@ -16,9 +16,12 @@ def count(text: str) -> int:
 
 
 def positive_float(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{value}, but must be above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}, but must be a number above 0")
     return value
 
 
@@ -36,7 +39,10 @@ def names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 def _at_least(least: int, text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
     if value < least:
-        raise argparse.ArgumentTypeError(f"{value}, but must be at least {least}")
+        raise argparse.ArgumentTypeError(f"{text!r}, but must be an integer of at least {least}")
     return value

@@ -151,6 +151,11 @@ class Case:
         return (self.n, self.out_channels, *self.output_size)
 
     @property
+    def elements(self) -> int:
+        """Of input and weight together."""
+        return math.prod(self.input_shape) + math.prod(self.weight_shape)
+
+    @property
     def is_beyond_torch(self) -> bool:
         """Whether PyTorch's op gets the output size wrong: it adds 64-bit numbers to 2 * padding and to
         dilation * (kernel_size - 1) + 1 in 32 bits, which is right only where the errors cancel."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,10 +99,5 @@ def is_explained(case: Case, specimen: Case) -> bool:
     A shrunk specimen has only the ingredients that its defect needs, so a case that lacks one of them has another. One
     that is not shrunk explains little.
     """
-    is_much_smaller = elements(case) <= BETTER_SPECIMEN * elements(specimen)
+    is_much_smaller = case.elements <= BETTER_SPECIMEN * specimen.elements
     return ingredients(specimen) <= ingredients(case) and not is_much_smaller
-
-
-def elements(case: Case) -> int:
-    """Size of a case: elements of input and weight together."""
-    return math.prod(case.input_shape) + math.prod(case.weight_shape)

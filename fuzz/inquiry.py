@@ -26,7 +26,6 @@ from fuzz.failure import (
     UNSHRUNK,
     Failure,
     Kind,
-    elements,
     is_explained,
     is_same,
     kind_of,
@@ -244,7 +243,7 @@ class Inquiry:
     def _is_known(self, kind: Kind, case: Case) -> bool:
         """Whether a small specimen explains it, or there are enough."""
         known = self._known.get(kind, [])
-        small = [other for other in known if elements(other) <= SMALL_SPECIMEN]
+        small = [other for other in known if other.elements <= SMALL_SPECIMEN]
         return len(known) >= MOST_SPECIMENS or any(is_explained(case, other) for other in small)
 
     def _smallest_confirmed(self) -> Failure:

@@ -64,9 +64,9 @@ class Legs:
         subject_module: module with the functions convt3d, oracle and native.
         time_limit_s: seconds that a leg may take for a case; None stands for NATIVE_TIME_LIMIT_S
             for native and DEFAULT_TIME_LIMIT_S for the others.
-        modes: that cases may have: what they need is built before the first case.
         journal: file that each case string is written to before the case runs, so that what ran
             last is known whatever dies; a comment follows where not all legs run it.
+        modes: that cases may have: what they need is built before the first case.
 
     Raises:
         SubjectError: from any method, when a subject cannot be loaded.

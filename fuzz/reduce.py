@@ -62,8 +62,7 @@ def smallness(case: Case) -> tuple[int, ...]:
         + MODES.index(case.mode)
         + sum(getattr(case, plan) != "auto" for plan in _PLANS)
     )
-    elements = math.prod(case.input_shape) + math.prod(case.weight_shape)
-    return elements, numbers + case.groups - 1, choices, case.seed, case.schedule
+    return case.elements, numbers + case.groups - 1, choices, case.seed, case.schedule
 
 
 def with_fields(case: Case, **changes: Any) -> Case | None:

@@ -2,7 +2,7 @@
 
 The processes are forks of a server that has imported the subjects already: importing torch costs
 seconds, a fork costs milliseconds. A subject is named "module:function"; its module may have a
-function `warm_up(name)`, which is called with the function's name before the first case and may
+function `warm_up(name, ...)`, which is called with the function's name before the first case and may
 take minutes (it builds kernels), where a case may not.
 
 Note [Interference]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fuzz.campaign import Campaign
 from fuzz.case import Case
-from fuzz.failure import SHRUNK, Kind, elements
+from fuzz.failure import SHRUNK, Kind
 from fuzz.shard import Finding, Options
 
 LARGEST_ELEMENTS = 32  # of input and weight together
@@ -46,7 +46,7 @@ class Defect(NamedTuple):
         """Whether it is what a finding shows, as far as one can tell from outside, and the finding is small."""
         kind = finding.kind
         is_kind = kind.leg == "native" and not kind.is_vast and kind.dtype == self.dtype
-        is_small = finding.status == SHRUNK and elements(finding.case) <= LARGEST_ELEMENTS
+        is_small = finding.status == SHRUNK and finding.case.elements <= LARGEST_ELEMENTS
         return is_kind and is_small and self.what == _what(kind) and self.holds(finding.case)
 
 
@@ -117,7 +117,7 @@ def main() -> int:
             for defect in defects:
                 case, cases = found.get(defect, (None, arguments.examples))
                 is_complete &= case is not None
-                shown = f"{elements(case)} elements: {case}" if case else "not found"
+                shown = f"{case.elements} elements: {case}" if case else "not found"
                 lines.append(f"  {defect.name}  {cases:,} cases, {shown}")
     print("\n" + "\n".join(lines))
     return 0 if is_complete else 1

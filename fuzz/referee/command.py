@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from fuzz.arguments import names, positive_float, positive_int
 from fuzz.case import Case, CaseError, parse_case
 from fuzz.number import DTYPES
 from fuzz.referee.judging import Options, judge
@@ -60,21 +61,21 @@ def add_command(commands: Any) -> None:
     )
     add(
         "--examples",
-        type=_positive(int),
+        type=positive_int,
         default=defaults.examples,
         metavar="N",
         help="cases a row; default: %(default)s",
     )
     add(
         "--duration",
-        type=_positive(float),
+        type=positive_float,
         metavar="S",
         help="after so many seconds, be content with one case a row",
     )
     add("--seed", type=int, metavar="N", help="of the cases; default: random, printed")
     add(
         "--dtypes",
-        type=_names(DTYPES),
+        type=names(DTYPES),
         default=defaults.dtypes,
         metavar="A,B",
         help="to judge; the first is that of the rows that are not about a dtype; default: "
@@ -82,7 +83,7 @@ def add_command(commands: Any) -> None:
     )
     add(
         "--rows",
-        type=_names(ROWS),
+        type=names(ROWS),
         default=(),
         metavar="A,B",
         help=f"judge these only, of {', '.join(ROWS)}",
@@ -90,14 +91,14 @@ def add_command(commands: Any) -> None:
     add("--json", type=Path, metavar="FILE", help="write the report there too, as JSON")
     add(
         "--time-limit",
-        type=_positive(float),
+        type=positive_float,
         default=defaults.time_limit_s,
         metavar="S",
         help="seconds a case may take; default: %(default)g",
     )
     add(
         "--start-limit",
-        type=_positive(float),
+        type=positive_float,
         default=defaults.start_limit_s,
         metavar="S",
         help="seconds that loading the file and its first calls may take, builds included; default: %(default)g",
@@ -155,25 +156,3 @@ def _case(text: str) -> Case:
         return parse_case(text)
     except CaseError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(kind: Any) -> Any:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{value}, but must be above 0")
-        return value
-
-    parse.__name__ = kind.__name__  # for argparse's own messages
-    return parse
-
-
-def _names(allowed: tuple[str, ...]) -> Any:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(text.split(","))
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r}, but must be of {', '.join(allowed)}")
-        return names
-
-    return parse
