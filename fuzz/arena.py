@@ -184,7 +184,7 @@ class Arena:
 
     def _fetch(self, outside: Sequence[Tensor]) -> NDArray[np.uint8]:
         """The bytes of the arena, then those of tensors outside it."""
-        own = [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in outside]
+        own = [_bytes_in_order(tensor) for tensor in outside]
         used = self._memory[: self._used()]
         return (torch.cat([used, *own]) if own else used).cpu().numpy()
 
@@ -216,6 +216,12 @@ def _bits_at(
     size = BYTES[tensor.dtype]
     in_bytes = [stride * size for stride in strides]
     return np.ndarray(tuple(tensor.shape), BITS[size], image.data, start, in_bytes).copy()
+
+
+def _bytes_in_order(tensor: Tensor) -> Tensor:
+    # A view of one element is contiguous whatever its stride, and of another dtype only with a stride of 1.
+    dense = tensor.detach().contiguous()
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
 
 
 def _strides(shape: Sequence[int], channels_last: bool) -> tuple[int, ...]:

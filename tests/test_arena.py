@@ -70,6 +70,13 @@ def test_a_result_in_memory_of_its_own_comes_back_too(arena: Arena) -> None:
     assert raw["other"].view(np.float64).tolist() == [2.5]
 
 
+def test_a_result_that_is_one_element_of_a_strided_tensor_comes_back_too(arena: Arena) -> None:
+    arena.begin([placed()])
+    raw, damage = arena.finish({"element": torch.arange(4.0)[1::2][1:]})
+    assert damage == []
+    assert raw["element"].view(np.float32).tolist() == [3]
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES])
 def test_one_element_that_was_never_written_is_seen(arena: Arena, dtype: str) -> None:
     arena.begin([])

@@ -563,6 +563,9 @@ def test_crashes_are_told_apart_by_signal_tool_and_stage() -> None:
 # ---- sanitizers -----------------------------------------------------------------------------------
 
 
+SINGLE = replace(LARGE, n=1)  # as large as a sanitizer takes it
+
+
 def state_dependent(leg: str, device: str, sanitized: Callable[[Case], Verdicts]) -> FakeLegs:
     """Wrong, but never in a fresh process."""
     wrong = wrong_if(leg, lambda case: case.groups > 1)
@@ -580,12 +583,12 @@ def test_what_only_a_sanitizer_confirms_is_shrunk_with_it_as_the_check(
         leg, device, lambda case: {leg: Verdict.CRASHED} if case.kernel_size[0] > 2 else {}
     )
     search, failures, tally = searching(legs)
-    search.examine(LARGE)
+    search.examine(SINGLE)
     (failure,) = failures
     assert (failure.status, failure.kind.signal) == (SHRUNK, mode)
     dtype = "bf16" if leg == "native" else "f32"
     assert failure.examination.case == parse_case(f"{dtype}_k3x1x1_int_{mode}")
-    assert legs.examined == [LARGE]  # the other legs did not run again
+    assert legs.examined == [SINGLE]  # the other legs did not run again
     assert tally.unconfirmed[leg] == 1
 
 
@@ -598,7 +601,7 @@ def test_what_no_sanitizer_confirms_stays_unconfirmed_and_few_are_tried(
     legs = state_dependent(leg, device, lambda case: {})
     search, failures, _ = searching(legs)
     for seed in range(20):
-        search.examine(replace(LARGE, seed=seed))
+        search.examine(replace(SINGLE, seed=seed))
     assert [failure.status for failure in failures] == [UNCONFIRMED]
     can_be_tried = (leg, device) != ("native", "emulator")
     assert len(legs.alone) == (inquiry.SANITIZER_TRIES if can_be_tried else 0)
@@ -607,7 +610,15 @@ def test_what_no_sanitizer_confirms_stays_unconfirmed_and_few_are_tried(
 def test_no_sanitizer_is_started_near_the_end() -> None:
     legs = state_dependent("native", "cuda", lambda case: {"native": Verdict.CRASHED})
     search, failures, _ = searching(legs, left_s=119.0)
-    search.examine(LARGE)
+    search.examine(SINGLE)
+    assert [failure.status for failure in failures] == [UNCONFIRMED]
+    assert not legs.alone
+
+
+def test_a_case_that_is_too_large_for_a_sanitizer_is_not_tried() -> None:
+    legs = state_dependent("native", "cuda", lambda case: {"native": Verdict.CRASHED})
+    search, failures, _ = searching(legs)
+    search.examine(parse_case("f16_n65537_g2_ci2_co2_int"))
     assert [failure.status for failure in failures] == [UNCONFIRMED]
     assert not legs.alone
 
