@@ -28,7 +28,7 @@ from fuzz.shard import Options, device_dtypes
 from fuzz.strategies import MAX_SEED, SCHEDULED_MODES
 from fuzz.worker import SubjectError
 
-DEVICE_MODES = {"emulator": runtime.SANITIZERS, "cuda": GPU_TOOLS}
+SANITIZER_MODES = {"emulator": runtime.SANITIZERS, "cuda": GPU_TOOLS}
 DEFAULT_EXAMPLES = 500
 # Each shard holds a process for each tool, with a CUDA context and gigabytes of memory.
 MOST_GPU_SHARDS = 4
@@ -42,7 +42,7 @@ def add_command(commands: Any) -> None:
     )
     command.set_defaults(command=sanitize)
     add = command.add_argument
-    known = ", ".join(mode for modes in DEVICE_MODES.values() for mode in modes)
+    known = ", ".join(mode for modes in SANITIZER_MODES.values() for mode in modes)
     add("--examples", type=count, default=DEFAULT_EXAMPLES, metavar="N", help="random cases")
     add("--modes", metavar="A,B", help=f"of {known}; default: all that the device has")
     add("--seed", type=int, metavar="N", help="of everything drawn; default: random, printed")
@@ -56,7 +56,7 @@ def add_command(commands: Any) -> None:
 def sanitize(arguments: argparse.Namespace) -> int:
     """Runs the campaign. Returns its exit status; 2 also where the device has no such sanitizer."""
     device = device_of_subjects()
-    modes = tuple((arguments.modes or ",".join(DEVICE_MODES[device])).split(","))
+    modes = tuple((arguments.modes or ",".join(SANITIZER_MODES[device])).split(","))
     problem = problem_of(device, modes)
     if problem:
         print(f"fuzz: {problem}", file=sys.stderr)
@@ -94,11 +94,9 @@ def device_of_subjects() -> str:
 
 def problem_of(device: str, modes: Sequence[str]) -> str:
     """Returns why these modes cannot run on the device; "" if they can."""
-    wrong = [mode for mode in modes if mode not in DEVICE_MODES[device]]
+    wrong = [mode for mode in modes if mode not in SANITIZER_MODES[device]]
     if wrong:
-        return (
-            f"--modes {wrong[0]!r}, but must be of {', '.join(DEVICE_MODES[device])} on this device"
-        )
+        return f"--modes {wrong[0]!r}, but must be of {', '.join(SANITIZER_MODES[device])} on this device"
     if device == "cuda" and compute_sanitizer.find() is None:
         return "there is no compute-sanitizer, which the CUDA toolkit has; put it on the PATH"
     if device == "emulator" and machine.is_gpu_required():

@@ -430,6 +430,11 @@ class Kernels:
         return converted
 
 
+def values(count: int) -> Tensor:
+    """1, 2, 3, ..."""
+    return torch.arange(1.0, count + 1)
+
+
 def compile_kernels(folder: Path, *more_flags: str, sanitizer: str = "") -> Kernels:
     """Compiles SOURCE as the emulator is compiled, unless the folder holds it already.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from convt3d.emulator import runtime
-from tests.emulator_kernels import Kernels, compile_kernels
+from tests.emulator_kernels import Kernels, compile_kernels, values
 
 THREADS = 64
 SEEDS = range(20)
@@ -21,16 +22,9 @@ MOST_SHARED_BYTES = 163 * 1024
 
 
 @pytest.fixture(scope="session", params=FIBERS)
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(request: pytest.FixtureRequest, scratch: Path) -> Kernels:
     """The kernels, compiled once a run, with each way to switch stacks."""
-    folder = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):
-        folder = folder.parent  # what the processes of the run share
-    return compile_kernels(folder, *FIBERS[request.param])
-
-
-def values(count: int) -> Tensor:
-    return torch.arange(1.0, count + 1)
+    return compile_kernels(scratch, *FIBERS[request.param])
 
 
 def handed_on(input: Tensor) -> Tensor:
