@@ -1,4 +1,4 @@
-"""Set-up of a test run: one thread a process, explicit Hypothesis profiles, the GPU gate, the header."""
+"""Set-up of a test run: one thread a process, explicit Hypothesis profiles, the GPU gate, the header, fixtures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from fuzz import machine
+
+if TYPE_CHECKING:  # it imports torch
+    from tests.emulator_kernels import Kernels
 
 ROOT = Path(__file__).parent
 GPU_TESTS = ROOT / "tests" / "gpu"
@@ -120,3 +123,26 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"profile: {profile.removeprefix(PREFIX)}, {examples} examples, "
         + (f"--hypothesis-seed={seed}" if seed else "a new seed for each test"),
     ]
+
+
+@pytest.fixture(scope="session")
+def scratch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that the processes of a run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if hasattr(request.config, "workerinput") else folder
+
+
+@pytest.fixture(scope="session")
+def asan(scratch: Path) -> Kernels:
+    """The kernels of tests/emulator_kernels.py under AddressSanitizer."""
+    from tests.emulator_kernels import compile_kernels
+
+    return compile_kernels(scratch, sanitizer="asan")
+
+
+@pytest.fixture(scope="session")
+def tsan(scratch: Path) -> Kernels:
+    """The same under ThreadSanitizer."""
+    from tests.emulator_kernels import compile_kernels
+
+    return compile_kernels(scratch, sanitizer="tsan")
