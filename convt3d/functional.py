@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convt3d import ops  # noqa: F401  registers torch.ops.convt3d
 from convt3d.geometry import integer, triple
+from convt3d.ops import OPERATORS
 
 
 def conv_transpose3d(
@@ -24,10 +25,11 @@ def conv_transpose3d(
     """Applies a 3-D transposed convolution, as torch.nn.functional.conv_transpose3d does.
 
     CUDA tensors run on the GPU, CPU tensors on the emulator of the same kernels. Differentiable in input, weight and
-    bias, to any order. Bitwise repeatable.
+    bias, to any order. Bitwise repeatable. Complex numbers take four launches, all others one.
 
     Args:
-        input: (N, C_in, D, H, W) or (C_in, D, H, W); fp64, fp32, fp16 or bf16, on a CPU or CUDA device, any strides.
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); fp64, fp32, fp16, bf16 or complex, on a CPU or CUDA device, any
+            strides. See Note [Empty tensors] in geometry.py for sizes of 0.
         weight: (C_in, C_out/groups, kD, kH, kW), of the input's dtype and device.
         bias: (C_out,), likewise, or None.
         stride: step between the outputs of two neighbouring inputs; one int, or three for D, H, W.
@@ -45,6 +47,7 @@ def conv_transpose3d(
         TypeError: an argument has the wrong type.
         ValueError: an integer does not fit 64 bits.
         NotImplementedError: the dtype is not supported.
+        IndexError: batch and weight are both empty.
         RuntimeError: dtypes, devices, shapes or parameters do not fit; or a compiler is missing or fails.
     """
     for name, value in (("input", input), ("weight", weight)):
@@ -56,15 +59,33 @@ def conv_transpose3d(
         raise RuntimeError(
             f"input has {input.dim()} dimensions, but must have 5 (N, C_in, D, H, W), or 4 without N"
         )
-    batched = input if input.dim() == 5 else input.unsqueeze(0)
-    output = torch.ops.convt3d.forward(
-        batched,
-        weight,
-        bias,
+    parameters = (
         triple("stride", stride),
         triple("padding", padding),
         triple("output_padding", output_padding),
         triple("dilation", dilation),
         integer("groups", groups),
     )
+    batched = input if input.dim() == 5 else input.unsqueeze(0)
+    run = _complex_forward if input.is_complex() else OPERATORS.forward
+    output = run(batched, weight, bias, *parameters)
     return output if input.dim() == 5 else output.squeeze(0)
+
+
+def _complex_forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
+) -> Tensor:
+    """The forward operator on complex numbers: on their real and imaginary parts, which are read where they lie."""
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise RuntimeError(
+                f"{name} has dtype {tensor.dtype}, but input has dtype {input.dtype}: all must have one "
+                "dtype"
+            )
+    run = OPERATORS.forward
+    of_real, of_imaginary = (None, None) if bias is None else (bias.real, bias.imag)
+    real = run(input.real, weight.real, of_real, *parameters)
+    imaginary = run(input.real, weight.imag, of_imaginary, *parameters)
+    real = real - run(input.imag, weight.imag, None, *parameters)
+    imaginary = imaginary + run(input.imag, weight.real, None, *parameters)
+    return torch.complex(real, imaginary)

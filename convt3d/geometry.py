@@ -8,6 +8,13 @@ Note [Phases]
     solve k*d = r (mod s) for a residue r are k0, k0 + q, k0 + 2q, ..., or none when g does not divide r. The outputs of
     one residue form a phase: they share their taps, and tap k0 + j*q of the phase's t-th output reads input
     t + base - j*(d/g). A phase without a tap holds the bias alone.
+
+Note [Empty tensors]
+    What may be empty is what PyTorch's op takes on a GPU with cuDNN, on every device: the batch, with it any spatial
+    axis of the input; the output channels, unless the batch is empty too; any axis of the output. Its CPU op takes no
+    empty output channels, and empty outputs only in some dtypes. Gradients to which nothing contributes are zero. An
+    argument that is wrong stays wrong on an empty batch, where PyTorch's op does not look at dtypes, devices,
+    output_padding or dilation.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -138,7 +146,7 @@ def output_size(
     output_padding: Sequence[int],
     dilation: Sequence[int],
 ) -> Triple:
-    """Returns (D, H, W) of the output; may be zero or negative, which `check_geometry` refuses.
+    """Returns (D, H, W) of the output; may be negative, which `check_geometry` refuses.
 
     Source: the Shape section of torch.nn.ConvTranspose3d.
     """
@@ -162,7 +170,7 @@ def triple(name: str, value: object) -> Triple:
     single = _as_int(name, value)
     if single is not None:
         return (single, single, single)
-    if isinstance(value, (str, bytes, bool)) or not isinstance(value, Sequence):
+    if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name}={value!r}, but must be an int or three ints (D, H, W)")
     items = [_as_int(name, item) for item in value]
     if None in items:
@@ -191,13 +199,17 @@ def integer(name: str, value: object) -> int:
 
 def _as_int(name: str, value: object) -> int | None:
     """Any integer, NumPy's too, as an int; None for anything else, and for a bool."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    result = None
+    if isinstance(value, bool):
         return None
-    try:
-        result = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-    if not -(2**63) <= result < 2**63:
+    if isinstance(value, int):
+        result = value
+    elif type(value).__name__ == "SymInt":
+        return value  # type: ignore[return-value]  # torch's, while a graph of dynamic shapes is traced
+    elif hasattr(value, "__index__"):
+        with suppress(TypeError):  # a tensor that is no integer
+            result = operator.index(value)
+    if result is not None and not -(2**63) <= result < 2**63:
         raise ValueError(f"{name}={result}, but must fit 64 bits")
     return result
 
@@ -252,16 +264,18 @@ def grad_input_geometry(
 
 
 def check_geometry(geometry: Geometry) -> None:
-    """Raises RuntimeError, naming argument and value, unless this geometry can be run.
+    """Raises, naming argument and value, unless this geometry can be run. See Note [Empty tensors].
 
-    Stricter than the native op in one thing: it takes some geometries with a spatial axis of size 0.
+    Raises:
+        IndexError: batch and weight are both empty.
+        RuntimeError: anything else is wrong.
     """
     _check_channels(geometry)
     for axis in range(3):
         _check_axis(geometry, axis)
-    if min(geometry.output_size) < 1:
+    if min(geometry.output_size) < 0:
         raise RuntimeError(
-            f"output size {geometry.output_size} is not positive for input size "
+            f"output size {geometry.output_size} is negative for input size "
             f"{geometry.input_size}, kernel_size={geometry.kernel_size}, stride={geometry.stride}, "
             f"padding={geometry.padding}, output_padding={geometry.output_padding}, "
             f"dilation={geometry.dilation}; use a smaller padding"
@@ -272,17 +286,21 @@ def _check_channels(geometry: Geometry) -> None:
     groups = geometry.groups
     if groups < 1:
         raise RuntimeError(f"groups={groups}, but must be at least 1")
+    if geometry.in_channels < 1:
+        raise RuntimeError(f"in_channels={geometry.in_channels}, but must be at least 1")
     for name in ("in_channels", "out_channels"):
         channels = getattr(geometry, name)
-        if channels < 1:
-            raise RuntimeError(f"{name}={channels}, but must be at least 1")
         if channels % groups:
             raise RuntimeError(f"{name}={channels} is not divisible by groups={groups}")
+    if geometry.batch == 0 and 0 in geometry.weight_shape:
+        raise IndexError(
+            f"weight has shape {geometry.weight_shape}, but must not be empty when the batch is"
+        )
 
 
 def _check_axis(geometry: Geometry, axis: int) -> None:
-    smallest = {"input_size": 1, "kernel_size": 1, "stride": 1, "dilation": 1}
-    smallest |= {"padding": 0, "output_padding": 0}
+    smallest = {"kernel_size": 1, "stride": 1, "dilation": 1, "padding": 0, "output_padding": 0}
+    smallest["input_size"] = 0 if geometry.batch == 0 else 1
     for name, least in smallest.items():
         value = getattr(geometry, name)[axis]
         if value < least:

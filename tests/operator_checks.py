@@ -191,7 +191,7 @@ def poisoned_allocate(
 
 
 def parameters(geometry: Geometry) -> tuple[Any, ...]:
-    """Returns what the three primitives take after their tensors."""
+    """Returns what the forward operator takes after its tensors; grad_input and grad_weight take one more."""
     return (
         geometry.stride,
         geometry.padding,

@@ -238,7 +238,6 @@ def test_the_largest_output_padding_is_accepted() -> None:
         ({"groups": 3}, "in_channels=4 is not divisible by groups=3"),
         ({"groups": 4}, "out_channels=6 is not divisible by groups=4"),
         ({"in_channels": 0}, "in_channels=0, but must be at least 1"),
-        ({"out_channels": 0}, "out_channels=0, but must be at least 1"),
         ({"input_size": (3, 0, 5)}, "input_size[1]=0, but must be at least 1"),
         ({"kernel_size": (0, 2, 1)}, "kernel_size[0]=0, but must be at least 1"),
         ({"stride": (2, 0, 3)}, "stride[1]=0, but must be at least 1"),
@@ -254,7 +253,7 @@ def test_the_largest_output_padding_is_accepted() -> None:
             {"output_padding": (0, 2, 0)},
             "output_padding[1]=2, but must be less than stride[1]=1 or dilation[1]=2",
         ),
-        ({"padding": (4, 0, 0)}, "output size (0, 6, 15) is not positive"),
+        ({"padding": (5, 0, 0)}, "output size (-2, 6, 15) is negative"),
         ({"padding": (1, 0, 9)}, "padding=(1, 0, 9)"),
     ],
 )

@@ -71,7 +71,7 @@ class TestFiniteDifferences:
     def test_grad_input(self, name: str) -> None:
         rest = checks.parameters(TINY[name])
         self.check(
-            lambda *operands: torch.ops.convt3d.grad_input(*operands, *rest),
+            lambda *operands: torch.ops.convt3d.grad_input(*operands, *rest, False),
             leaves(TINY[name], "grad_output", "weight"),
         )
 
@@ -81,7 +81,12 @@ class TestFiniteDifferences:
 
         def function(input: Tensor, grad_output: Tensor) -> tuple[Tensor, ...]:
             results = torch.ops.convt3d.grad_weight(
-                input, grad_output, geometry.kernel_size, *checks.parameters(geometry), *wanted
+                input,
+                grad_output,
+                geometry.kernel_size,
+                *checks.parameters(geometry),
+                False,
+                *wanted,
             )
             return tuple(result for result, is_wanted in zip(results, wanted) if is_wanted)
 

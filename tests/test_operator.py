@@ -201,14 +201,15 @@ def run_primitives(geometry: Geometry, operands: Operands) -> list[Tensor]:
         getattr(torch.ops.convt3d, name) for name in plan.PRIMITIVES
     )
     rest = checks.parameters(geometry)
+    channels_last = launch.is_channels_last(operands.input, operands.weight)
     results = [
         forward(operands.input, operands.weight, operands.bias, *rest),
         forward(operands.input, operands.weight, None, *rest),
-        grad_input(operands.grad_output, operands.weight, *rest),
+        grad_input(operands.grad_output, operands.weight, *rest, channels_last),
     ]
     for wanted in ((True, True), (True, False), (False, True)):
         pair = operands.input, operands.grad_output
-        results += grad_weight(*pair, geometry.kernel_size, *rest, *wanted)
+        results += grad_weight(*pair, geometry.kernel_size, *rest, channels_last, *wanted)
     return results
 
 

@@ -123,6 +123,7 @@ def test_split_k_allocates_its_partial_sums_in_the_accumulators_type(
                 operands.grad_output,
                 PLAIN.kernel_size,
                 *checks.parameters(PLAIN),
+                False,
                 True,
                 True,
             )

@@ -190,7 +190,9 @@ def test_a_call_allocates_its_results_alone(memory_format: str) -> None:
     pair = (operands.input, operands.grad_output)
     calls = {
         1: lambda: torch.ops.convt3d.forward(operands.input, operands.weight, operands.bias, *rest),
-        2: lambda: torch.ops.convt3d.grad_weight(*pair, UPSAMPLING.kernel_size, *rest, True, True),
+        2: lambda: torch.ops.convt3d.grad_weight(
+            *pair, UPSAMPLING.kernel_size, *rest, False, True, True
+        ),
     }
     with plan.forced({"grad_weight": "tiled.i32"}):
         for expected, function in calls.items():
@@ -298,12 +300,12 @@ def test_gradients_of_an_output_past_32_bits_are_right_at_its_far_corner(
     corner = torch.arange(1.0, 9, device="cuda").half().view(2, 2, 2)
     grad_output[0, 0, -2:, -2:, -2:] = corner
     with plan.forced({"grad_input": f"{kernel}.i64"}):
-        grad_input = torch.ops.convt3d.grad_input(grad_output, weight, *LARGE_PARAMETERS)
+        grad_input = torch.ops.convt3d.grad_input(grad_output, weight, *LARGE_PARAMETERS, False)
     assert grad_input[0, 0, -1, -1, -1] == (corner * weight[0, 0]).sum()
     assert grad_input.count_nonzero() == 1
     # A warp an element would take a minute for grad_bias: the plan that is chosen is tiled.
     grad_weight, grad_bias = torch.ops.convt3d.grad_weight(
-        input, grad_output, (2, 2, 2), *LARGE_PARAMETERS, True, True
+        input, grad_output, (2, 2, 2), *LARGE_PARAMETERS, False, True, True
     )
     assert torch.equal(grad_weight[0, 0], 3 * corner)
     assert grad_bias.item() == corner.sum().item()

@@ -154,7 +154,7 @@ def test_forward_and_grad_input_are_one_launch_each(name: str, memory_format: st
             operands.input, operands.weight, operands.bias, *rest
         ),
         "grad_input": lambda: torch.ops.convt3d.grad_input(
-            operands.grad_output, operands.weight, *rest
+            operands.grad_output, operands.weight, *rest, memory_format == "channels_last"
         ),
     }
     for primitive, function in calls.items():
@@ -183,6 +183,7 @@ def test_grad_weight_is_one_launch_or_two_with_split_k(chosen: str, kernels: lis
                 operands.grad_output,
                 GEOMETRY.kernel_size,
                 *checks.parameters(GEOMETRY),
+                False,
                 True,
                 True,
             )

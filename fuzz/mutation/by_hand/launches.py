@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convt3d import launch, ops, plan
+from convt3d import launch, plan
 from convt3d.geometry import Geometry
+from convt3d.ops import autograd
 from fuzz.mutation.mutant import PythonMutant
 
 # Strides of source, weight and destination.
@@ -86,13 +87,13 @@ def _zero_grad_weight() -> Iterator[None]:
 
 @contextmanager
 def _swap_gradients() -> Iterator[None]:
-    right = ops._Forward.backward
+    right = autograd._Forward.backward
 
     def backward(ctx: Any, gradient: Tensor) -> Any:
         of_input, of_weight, *rest = right(ctx, gradient)
         return (of_weight, of_input, *rest)
 
-    ops._Forward.backward = staticmethod(backward)  # type: ignore[assignment]
+    autograd._Forward.backward = staticmethod(backward)  # type: ignore[assignment]
     yield
 
 
