@@ -6,12 +6,14 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ConvTranspose3d", "ModelNew", "conv_transpose3d"]
+__all__ = ["ConvTranspose3d", "ModelNew", "conv_transpose3d", "replace", "restore"]
 
 _HOMES = {
     "conv_transpose3d": "convt3d.functional",
     "ConvTranspose3d": "convt3d.modules",
     "ModelNew": "convt3d.modules",
+    "replace": "convt3d.swap",
+    "restore": "convt3d.swap",
 }
 
 

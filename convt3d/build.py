@@ -52,7 +52,7 @@ SANITIZER_FLAGS = {
 OLDEST_CAPABILITY = (8, 0)
 
 # The only text that is generated: the instantiations of a part.
-_ENTRY = {
+ENTRIES = {
     "gather": """
 #define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
 CONVT3D_EXPORT const char* convt3d_gather(const convt3d::GatherParams* params, int forward,
@@ -86,7 +86,7 @@ def translation_unit(part: str, target: str) -> str:
     machine = (primitives,) if target == "cuda" else (watch, host)
     kernels = gather if family == "gather" else weight
     pieces = [_with_line_directive(module) for module in (*machine, params, kernels)]
-    entry = _ENTRY[family].format(scalar=SCALARS[dtype])
+    entry = ENTRIES[family].format(scalar=SCALARS[dtype])
     return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry])
 
 
@@ -131,7 +131,7 @@ def library_path(part: str, target: str, device_index: int = 0) -> Path:
     """
     source = translation_unit(part, target)
     if target == "cuda":
-        flags = [*CUDA_FLAGS, *_architecture_flags(device_index)]
+        flags = [*CUDA_FLAGS, *architecture_flags(device_index)]
     else:
         flags = [*SANITIZER_FLAGS.get(target, HOST_FLAGS)]
     return compiled(part, source, target, flags)
@@ -159,7 +159,7 @@ def compiled(part: str, source: str, target: str, flags: list[str]) -> Path:
 
     key = repr((source, flags, torch.__version__, sys.version_info[:2], os.environ.get("CXX")))
     name = f"convt3d_{part}_{target}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    directory = _cache_directory() / name
+    directory = cache_directory() / name
     built = directory / f"{name}.so"
     finished = directory / "finished"
     if not finished.exists():
@@ -246,7 +246,7 @@ def check_capability(capability: tuple[int, int], device: object) -> None:
         )
 
 
-def _architecture_flags(device_index: int) -> list[str]:
+def architecture_flags(device_index: int) -> list[str]:
     """nvcc flags for a device; CONVT3D_ARCH=8.0 runs that architecture's PTX on a newer card."""
     import torch
 
@@ -262,7 +262,7 @@ def _architecture_flags(device_index: int) -> list[str]:
     return [f"-gencode=arch=compute_{number},code=sm_{number}"]
 
 
-def _cache_directory() -> Path:
+def cache_directory() -> Path:
     asked = os.environ.get("CONVT3D_CACHE") or os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(asked) if asked else Path.home() / ".cache" / "convt3d"
 

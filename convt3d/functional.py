@@ -22,7 +22,7 @@ def conv_transpose3d(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """Applies a 3-D transposed convolution, as torch.nn.functional.conv_transpose3d does.
+    """Applies a 3-D transposed convolution, as PyTorch's conv_transpose3d does.
 
     CUDA tensors run on the GPU, CPU tensors on the emulator of the same kernels. Differentiable in input, weight and
     bias, to any order. Bitwise repeatable. Complex numbers take four launches, all others one.

@@ -67,7 +67,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything about a call except its dtype, memory layout and device.
+    """All of a call but its dtype, memory layout and device.
 
     Args:
         batch: N.
@@ -76,7 +76,7 @@ class Geometry:
         groups: number of groups.
         input_size: (D, H, W) of the input.
         kernel_size: (kD, kH, kW).
-        stride, padding, output_padding, dilation: per axis, as in torch.nn.ConvTranspose3d.
+        stride, padding, output_padding, dilation: per axis, as in PyTorch's ConvTranspose3d.
     """
 
     batch: int
@@ -148,7 +148,7 @@ def output_size(
 ) -> Triple:
     """Returns (D, H, W) of the output; may be negative, which `check_geometry` refuses.
 
-    Source: the Shape section of torch.nn.ConvTranspose3d.
+    Source: the Shape section of PyTorch's ConvTranspose3d.
     """
     depth, height, width = (
         (i - 1) * s - 2 * p + d * (k - 1) + op + 1

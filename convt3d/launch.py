@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -208,7 +208,7 @@ def weight_gradient(
     grad_weight: Tensor | None,
     grad_bias: Tensor | None,
 ) -> Plan:
-    """Runs grad_weight, grad_bias or both in one pass; what is None is not computed.
+    """Runs grad_weight, grad_bias or both in one launch; what is None is not computed.
 
     Returns:
         The plan that ran.
@@ -305,15 +305,15 @@ def _span_bytes(tensor: Tensor) -> int:
 @functools.cache
 def _entry(
     family: str, dtype: torch.dtype, target: str, device_index: int
-) -> ctypes._NamedFuncPointer:
+) -> Callable[..., bytes | None]:
     part = f"{family}_{DTYPE_NAMES[dtype]}"
     file = _libraries.get((part, target))
-    library = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
+    loaded = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
     mirror = GatherParams if family == "gather" else WeightParams
-    library.convt3d_params_bytes.restype = ctypes.c_int64
-    if library.convt3d_params_bytes() != ctypes.sizeof(mirror):
+    loaded.convt3d_params_bytes.restype = ctypes.c_int64
+    if loaded.convt3d_params_bytes() != ctypes.sizeof(mirror):
         raise RuntimeError(f"{mirror.__name__} here and in kernels/params.py differ in size")
-    entry = getattr(library, f"convt3d_{family}")
+    entry = getattr(loaded, f"convt3d_{family}")
     entry.restype = ctypes.c_char_p
     flags = 3 if family == "gather" else 2
     entry.argtypes = [ctypes.POINTER(mirror), *[ctypes.c_int] * flags, ctypes.c_void_p]

@@ -28,9 +28,11 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
             (N, C_out, D, H, W), or without N.
 
         Raises:
-            ValueError: no output_padding gives output_size.
+            ValueError: no output_padding gives output_size, or padding_mode is not "zeros".
             RuntimeError, TypeError: as for convt3d.conv_transpose3d.
         """
+        if self.padding_mode != "zeros":
+            raise ValueError(f"padding_mode={self.padding_mode!r}, but must be 'zeros'")
         output_padding = self._output_padding(
             input,
             output_size,  # type: ignore[arg-type]

@@ -203,21 +203,21 @@ def test_the_architecture_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CONVT3D_ARCH", raising=False)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: (9, index))
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU {index}")
-    assert build._architecture_flags(0) == ["-gencode=arch=compute_90,code=sm_90"]
+    assert build.architecture_flags(0) == ["-gencode=arch=compute_90,code=sm_90"]
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: (7, 5))
     with pytest.raises(RuntimeError, match=r"GPU 3 has compute capability 7\.5"):
-        build._architecture_flags(3)
+        build.architecture_flags(3)
 
 
 def test_an_architecture_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     for asked, number in (("8.0", "80"), ("80", "80"), ("10.0", "100")):
         monkeypatch.setenv("CONVT3D_ARCH", asked)
-        flags = build._architecture_flags(0)
+        flags = build.architecture_flags(0)
         assert flags == [f"-gencode=arch=compute_{number},code=compute_{number}"]
     for asked in ("7.5", "ampere", "8", "-9.0"):
         monkeypatch.setenv("CONVT3D_ARCH", asked)
         with pytest.raises(RuntimeError, match=f"CONVT3D_ARCH='{asked}', but must be like 8.0"):
-            build._architecture_flags(0)
+            build.architecture_flags(0)
 
 
 @pytest.mark.usefixtures("cache")
@@ -379,12 +379,12 @@ def test_the_cache_lies_where_it_is_asked_for(
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "torch"))
     monkeypatch.setenv("CONVT3D_CACHE", str(tmp_path / "own"))
-    assert build._cache_directory() == tmp_path / "own"
+    assert build.cache_directory() == tmp_path / "own"
     monkeypatch.delenv("CONVT3D_CACHE")
-    assert build._cache_directory() == tmp_path / "torch"
+    assert build.cache_directory() == tmp_path / "torch"
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert build._cache_directory() == tmp_path / ".cache" / "convt3d"
+    assert build.cache_directory() == tmp_path / ".cache" / "convt3d"
 
 
 def test_a_library_keeps_its_own_symbols_to_itself() -> None:

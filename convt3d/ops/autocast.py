@@ -31,7 +31,7 @@ def _cast(tensor: Tensor | None, device_type: str, dtype: torch.dtype) -> Tensor
     return tensor.to(dtype) if tensor.device.type == device_type else tensor
 
 
-def _kernel(device_type: str, key: str) -> Callable[..., Tensor]:
+def _autocast_kernel(device_type: str, key: str) -> Callable[..., Tensor]:
     def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any) -> Tensor:
         dtype = lower_precision(device_type)
         operands = [_cast(tensor, device_type, dtype) for tensor in (input, weight, bias)]
@@ -42,4 +42,4 @@ def _kernel(device_type: str, key: str) -> Callable[..., Tensor]:
 
 
 for _key, _device_type in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
-    LIBRARY.impl("forward", _kernel(_device_type, _key), _key)
+    LIBRARY.impl("forward", _autocast_kernel(_device_type, _key), _key)

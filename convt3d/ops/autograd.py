@@ -55,7 +55,7 @@ def _below() -> AbstractContextManager[Any]:
 
 
 def _wanted(ctx: Any, operands: int) -> list[bool]:
-    """Whether the gradient of each of the first operands is asked for, in this backward pass."""
+    """Whether the gradient of each of the first operands is asked for in this backward."""
     # An edge for each operand that is a tensor; only the last, the bias, may be None.
     edges = [*ctx.next_functions, *((None, 0),) * operands]
     needs = ctx.needs_input_grad[:operands]
@@ -63,7 +63,7 @@ def _wanted(ctx: Any, operands: int) -> list[bool]:
 
 
 def _is_reached(node: Any) -> bool:
-    """Whether this backward pass comes to a node; torch.autograd.grad leaves out what its inputs do not need."""
+    """Whether this backward comes to a node; torch.autograd.grad leaves out what its inputs do not need."""
     with suppress(RuntimeError):  # raised for a leaf that is one of its inputs
         return bool(torch._C._will_engine_execute_node(node))
     return True

@@ -122,7 +122,7 @@ def _check_one(name: str, operands: Any, mapped: Any) -> None:
     getattr(OPERATORS, name)(*map(meta, operands, mapped))
 
 
-def _kernel(name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+def _batching_kernel(name: str, rule: Callable[..., Any]) -> Callable[..., Any]:
     """The operator's FuncTorchBatched kernel: takes the mapped axis off the operands, gives it back to the results."""
 
     def kernel(*arguments: Any) -> Any:
@@ -147,4 +147,4 @@ for _name, _rule in (
     ("grad_input", _grad_input),
     ("grad_weight", _grad_weight),
 ):
-    LIBRARY.impl(_name, _kernel(_name, _rule), "FuncTorchBatched")
+    LIBRARY.impl(_name, _batching_kernel(_name, _rule), "FuncTorchBatched")

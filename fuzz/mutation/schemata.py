@@ -137,7 +137,7 @@ def without_stillborn(layer: Layer, parts: Sequence[str] = build.PARTS) -> tuple
     parts = [part for part in parts if layer.touches(part)]
     key = repr((FLAGS, machine.compiler(), [layer.source(part) for part in parts]))
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    memory = build._cache_directory() / f"convt3d_mutants_{digest}.txt"
+    memory = build.cache_directory() / f"convt3d_mutants_{digest}.txt"
     if memory.exists():
         names = memory.read_text().splitlines()
         return _drop(layer, names), names

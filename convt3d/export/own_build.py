@@ -1,0 +1,81 @@
+"""How the exported file compiles its kernels and calls the emulator, in the place of build.py and sanitizers."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import inspect
+import itertools
+from typing import Any
+
+import torch
+from torch.utils import cpp_extension
+
+from convt3d import build, launch
+from convt3d.emulator import host, watch
+from convt3d.kernels import gather, params, primitives, weight
+
+
+def _free_namespace() -> str:
+    """Returns a name for the operators that is free: a process may run several such files."""
+    taken = {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}
+    names = (f"convt3d_model_new_{number}" for number in itertools.count())
+    return next(name for name in names if name not in taken)
+
+
+NAMESPACE = _free_namespace()
+
+# What the kernels are compiled against: the GPU's functions, or the emulator's of the same names.
+MACHINES = {"cuda": (primitives.SOURCE,), "host": (watch.SOURCE, host.SOURCE)}
+MACHINES_WITHOUT_EMULATOR = {"cuda": (primitives.SOURCE,)}
+
+
+@functools.cache
+def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
+    """Returns the compiled library of a part such as "gather_f32"; torch compiles it, unless it has before.
+
+    Args:
+        part: family and dtype.
+        target: "cuda" or "host".
+        device_index: for "cuda", the device whose compute capability to compile for.
+
+    Raises:
+        RuntimeError: a compiler is missing or fails, or the GPU is older than compute capability 8.0.
+    """
+    family, dtype = part.split("_")
+    kernels = gather.SOURCE if family == "gather" else weight.SOURCE
+    entry = build.ENTRIES[family].format(scalar=build.SCALARS[dtype])
+    source = "\n".join([*MACHINES[target], params.SOURCE, kernels, entry])
+    if target == "cuda":
+        flags = [*build.CUDA_FLAGS, *build.architecture_flags(device_index)]
+        options: dict[str, Any] = {"cpp_sources": [""], "cuda_sources": [source]}
+        options["extra_cuda_cflags"] = flags
+    else:
+        flags = [*build.HOST_FLAGS]
+        options = {"cpp_sources": [source], "extra_cflags": flags}
+    if "no_implicit_headers" in inspect.signature(cpp_extension.load_inline).parameters:
+        options["no_implicit_headers"] = True
+    key = repr((source, flags, torch.__version__))
+    name = f"convt3d_{part}_{target}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    directory = build.cache_directory() / name
+    directory.mkdir(parents=True, exist_ok=True)
+    cpp_extension.load_inline(
+        name, build_directory=str(directory), is_python_module=False, **options
+    )
+    return ctypes.CDLL(str(directory / f"{name}.so"))
+
+
+def emulate(
+    family: str, params: ctypes.Structure, flags: tuple[int, ...], dtype: torch.dtype
+) -> str:
+    """Calls a part on the emulator. Returns what went wrong, or ""."""
+    error = launch._entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, None)
+    return error.decode() if error else ""
+
+
+def refuse_to_emulate(
+    family: str, params: ctypes.Structure, flags: tuple[int, ...], dtype: torch.dtype
+) -> str:
+    """Says that this file has no emulator."""
+    return "there is no kernel for CPU tensors in this file; move the tensors to a GPU"
