@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convt3d.geometry import integer, triple
 from convt3d.ops import OPERATORS
+from convt3d.ops.primitives import check_alike
 
 
 def conv_transpose3d(
@@ -76,12 +77,7 @@ def _complex_forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
 ) -> Tensor:
     """The forward operator on complex numbers: on their real and imaginary parts, which are read where they lie."""
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != input.dtype:
-            raise RuntimeError(
-                f"{name} has dtype {tensor.dtype}, but input has dtype {input.dtype}: all must have one "
-                "dtype"
-            )
+    check_alike(input=input, weight=weight, bias=bias)
     run = OPERATORS.forward
     of_real, of_imaginary = (None, None) if bias is None else (bias.real, bias.imag)
     real = run(input.real, weight.real, of_real, *parameters)

@@ -172,7 +172,9 @@ def triple(name: str, value: object) -> Triple:
         return (single, single, single)
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name}={value!r}, but must be an int or three ints (D, H, W)")
-    items = [_as_int(name, item) for item in value]
+    # PyTorch's own parser looks for a bool in the first place alone.
+    first, rest = value[:1], [int(item) if isinstance(item, bool) else item for item in value[1:]]
+    items = [_as_int(name, item) for item in (*first, *rest)]
     if None in items:
         wrong = value[items.index(None)]
         raise TypeError(f"{name}={value!r}, but {wrong!r} in it is not an int")

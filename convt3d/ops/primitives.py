@@ -120,23 +120,30 @@ _register()
 
 def _check_operands(**operands: Tensor | None) -> None:
     """Raises unless all operands have one supported dtype, one device, and their dimensions."""
-    (first_name, first), *others = operands.items()
-    assert first is not None
+    check_alike(**operands)
     for name, tensor in operands.items():
-        if tensor is not None and tensor.layout is not torch.strided:
-            raise RuntimeError(f"{name} has layout {tensor.layout}, but must have torch.strided")
-    if first.dtype not in launch.DTYPE_NAMES:
-        supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
-        raise NotImplementedError(
-            f"{first_name} has dtype {first.dtype}, but must have one of {supported}"
-        )
-    if first.device.type not in ("cpu", "cuda", "meta"):
-        raise RuntimeError(
-            f"{first_name} is on {first.device}, but must be on a CPU or CUDA device"
-        )
-    for name, tensor in others:
         if tensor is None:
             continue
+        if tensor.dtype not in launch.DTYPE_NAMES:
+            supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
+            raise NotImplementedError(
+                f"{name} has dtype {tensor.dtype}, but must have one of {supported}"
+            )
+        if tensor.device.type not in ("cpu", "cuda", "meta"):
+            raise RuntimeError(f"{name} is on {tensor.device}, but must be on a CPU or CUDA device")
+        if name != "bias" and tensor.dim() != 5:
+            raise RuntimeError(f"{name} has {tensor.dim()} dimensions, but must have 5")
+
+
+def check_alike(**operands: Tensor | None) -> None:
+    """Raises RuntimeError unless all operands are strided and have one dtype and one device."""
+    first_name, first = next(iter(operands.items()))
+    assert first is not None
+    for name, tensor in operands.items():
+        if tensor is None:
+            continue
+        if tensor.layout is not torch.strided:
+            raise RuntimeError(f"{name} has layout {tensor.layout}, but must have torch.strided")
         if tensor.device != first.device:
             raise RuntimeError(
                 f"{name} is on {tensor.device}, but {first_name} is on {first.device}: all must be on "
@@ -147,9 +154,6 @@ def _check_operands(**operands: Tensor | None) -> None:
                 f"{name} has dtype {tensor.dtype}, but {first_name} has dtype {first.dtype}: all must "
                 "have one dtype"
             )
-    for name, tensor in operands.items():
-        if tensor is not None and name != "bias" and tensor.dim() != 5:
-            raise RuntimeError(f"{name} has {tensor.dim()} dimensions, but must have 5")
 
 
 def _forward_geometry(input: Tensor, weight_shape: Any, parameters: tuple[Any, ...]) -> Geometry:
