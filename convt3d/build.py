@@ -188,7 +188,7 @@ def check_compiler(target: str) -> None:
     """Raises RuntimeError, saying what to install, when the target's compiler is missing."""
     from torch.utils import cpp_extension
 
-    compiler = _cxx_compiler()
+    compiler = cxx_compiler()
     if shutil.which(compiler) is None:
         raise RuntimeError(
             f"convt3d compiles its kernels on first use and found no C++ compiler: {compiler!r} is not "
@@ -211,7 +211,7 @@ def sanitizer_runtime(target: str) -> Path:
     Raises:
         RuntimeError: the compiler has none.
     """
-    compiler, name = _cxx_compiler(), f"lib{target}.so"
+    compiler, name = cxx_compiler(), f"lib{target}.so"
     command = [compiler, f"-print-file-name={name}"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     path = Path(ran.stdout.strip())
@@ -232,7 +232,7 @@ def has_sanitizer(target: str) -> bool:
     return True
 
 
-def _cxx_compiler() -> str:
+def cxx_compiler() -> str:
     """The one that torch takes too."""
     return os.environ.get("CXX", "c++")
 
@@ -285,7 +285,7 @@ def _compile_alone(name: str, source: str, target: str, flags: list[str], direct
     (directory / "main.cpp").write_text(source)
     # Reports then name files as the #line directives do.
     flags = [*flags, f"-fdebug-prefix-map={directory}=."]
-    command = [_cxx_compiler(), *flags, "main.cpp", "-o", f"{name}.so"]
+    command = [cxx_compiler(), *flags, "main.cpp", "-o", f"{name}.so"]
     ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         raise RuntimeError(ran.stdout + ran.stderr)

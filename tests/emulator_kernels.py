@@ -413,7 +413,10 @@ class Kernels:
             sanitized.Call(self.path, name, bytes(call), (), runtime.current_schedule()),
             [
                 sanitized.Region(
-                    field, getattr(_Call, field).offset, tensor.data_ptr(), tensor.nbytes
+                    field,
+                    getattr(_Call, field).offset,
+                    tensor.data_ptr(),
+                    tensor.numel() * tensor.element_size(),
                 )
                 for field, tensor in tensors.items()
             ],

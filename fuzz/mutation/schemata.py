@@ -297,9 +297,7 @@ def _find_stillborn(source: str) -> set[int]:
     Raises:
         RuntimeError: what does not compile is no mutant.
     """
-    from torch.utils import cpp_extension
-
-    command = [cpp_extension.get_cxx_compiler(), *FLAGS, "-fsyntax-only", "-xc++", "-"]
+    command = [build.cxx_compiler(), *FLAGS, "-fsyntax-only", "-xc++", "-"]
     ran = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
     found = re.findall(rf"^{WRONG_FILE}:(\d+):\d+: error:", ran.stderr, re.MULTILINE)
     if ran.returncode and not found:

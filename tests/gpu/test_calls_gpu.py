@@ -56,5 +56,5 @@ def test_operands_on_two_devices_are_refused(on_cpu: str) -> None:
     }
     call[on_cpu] = call[on_cpu].cpu()
     for function in (native, convt3d.conv_transpose3d):
-        with pytest.raises(RuntimeError, match="cpu|same"):
+        with pytest.raises(RuntimeError, match=r"cpu|same"):
             function(**call)
