@@ -25,7 +25,7 @@ SETUP := environment
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help test fuzz repro keep judge mutants sanitize check format lock clean venv environment compiler
+.PHONY: help test compat fuzz repro keep judge mutants sanitize check format lock clean venv environment compiler
 .PHONY: case why file
 
 help: ## print this help
@@ -39,6 +39,29 @@ help: ## print this help
 test: $(SETUP) compiler ## run the tests in parallel; SEED=, PROFILE=dev|ci|nightly, ARGS= for pytest
 	@CONVT3D_PROFILE="$${PROFILE:-$$CONVT3D_PROFILE}" "$(PY)" -m pytest -n auto --maxprocesses 16 \
 	    --dist worksteal $${SEED:+--hypothesis-seed="$$SEED"} $(ARGS)
+
+# An environment a version, kept until `make clean`. The bounds are what PyTorch 2.0 needs itself: it is older than
+# numpy 2 and setuptools 70, and has no build for a Python above 3.11.
+COMPAT_VERSIONS ?= 2.0.1 newest
+COMPAT_PACKAGES := hypothesis pytest pytest-xdist ninja expecttest pyyaml tree-sitter tree-sitter-cpp
+compat: compiler ## run the tests with the oldest torch and the newest; COMPAT_VERSIONS="2.4.1 2.9.0" for others
+	@set -e; for version in $(COMPAT_VERSIONS); do \
+	    venv=".venv-torch-$$version"; \
+	    case $$version in \
+	        newest) packages="torch numpy setuptools" ;; \
+	        2.[0-2].*) packages="torch==$$version numpy<2 setuptools<70" ;; \
+	        *) packages="torch==$$version numpy setuptools" ;; \
+	    esac; \
+	    if ! [ -e "$$venv/finished" ]; then \
+	        echo "Setting up $$venv, once. This downloads torch and takes minutes."; \
+	        "$(or $(strip $(PYTHON)),python3)" -m venv --clear "$$venv"; \
+	        "$$venv/bin/python" -m pip install -qq --disable-pip-version-check $$packages $(COMPAT_PACKAGES) || { \
+	            echo "make: pip could not install torch $$version for $$("$$venv/bin/python" --version);" \
+	                "PYTHON=/path/to/python3.11 gives it another" >&2; exit 1; }; \
+	        touch "$$venv/finished"; \
+	    fi; \
+	    $(MAKE) --no-print-directory test PYTHON="$$venv/bin/python"; \
+	done
 
 fuzz: $(SETUP) compiler ## fuzz the kernels for DURATION=60 seconds; SEED=, PROFILE=, ARGS=
 	@"$(PY)" -m fuzz run $${DURATION:+--duration="$$DURATION"} \
@@ -87,7 +110,7 @@ lock: ## pin the newest versions that pyproject.toml allows, with Python 3.11 or
 	cp "$$scratch/lock" $(LOCK) && echo 'wrote $(LOCK)'
 
 clean: ## remove .venv, caches and build outputs; findings in .convt3d/ stay
-	@rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	@rm -rf .venv .venv-torch-* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # .venv/lock is a copy of the lock that .venv was made from, written last.

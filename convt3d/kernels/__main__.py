@@ -20,7 +20,12 @@ from convt3d import build
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90")
 HOST_FLAGS = ("-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
-CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v", "-o", os.devnull)
+# load_inline forbids these conversions and operators.
+FORBIDDEN_BY_TORCH = (
+    *("-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__"),
+    *("-D__CUDA_NO_BFLOAT16_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__"),
+)
+CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v", "-o", os.devnull, *FORBIDDEN_BY_TORCH)
 
 # What ptxas -v says of a function; a kernel's registers and static shared memory follow.
 FUNCTION = re.compile(

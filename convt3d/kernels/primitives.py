@@ -72,7 +72,7 @@ __device__ inline float from_acc<float, float>(float value) {
 }
 template <>
 __device__ inline half_t from_acc<half_t, float>(float value) {
-  return half_t(value);
+  return __float2half_rn(value);
 }
 template <>
 __device__ inline bfloat16_t from_acc<bfloat16_t, float>(float value) {
