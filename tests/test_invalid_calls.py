@@ -11,7 +11,7 @@ from hypothesis import given, note
 import convt3d
 from tests import invalid_calls
 
-native = torch.nn.functional.conv_transpose3d
+native: Any = torch.nn.functional.conv_transpose3d
 
 
 @given(call=invalid_calls.calls())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests import unet
 CHANNELS, SIZE = (2, 3, 4), 8
 
 
-def without_onednn() -> torch.backends.mkldnn.flags:
+def without_onednn() -> Any:
     return torch.backends.mkldnn.flags(enabled=False)
 
 
@@ -25,8 +26,11 @@ OURS = unet.Run(change=convt3d.replace, around=without_onednn)
 def off_by_a_thousandth(model: nn.Module) -> None:
     """Plants a fault: the upsampling layer's gradients are a thousandth too large."""
     convt3d.replace(model)
-    layer = model.get_submodule("up_2")
-    layer.register_full_backward_hook(lambda _, of_input, __: (of_input[0] * 1.001,))
+
+    def scale(module: Any, of_input: Any, of_output: Any) -> Any:
+        return (of_input[0] * 1.001,)
+
+    model.get_submodule("up_2").register_full_backward_hook(scale)
 
 
 @pytest.fixture(scope="module")
