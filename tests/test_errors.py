@@ -154,7 +154,10 @@ def test_a_wrong_argument_raises_the_type_that_native_raises(message: str) -> No
         torch.nn.functional.conv_transpose3d(**arguments)
     with pytest.raises(Exception) as ours:
         convt3d.conv_transpose3d(**arguments)
-    assert ours.type is native.type
+    if torch.__version__.startswith("2.0.") and message in WRONG_DTYPES:
+        assert issubclass(ours.type, native.type)  # which has no NotImplementedError yet
+    else:
+        assert ours.type is native.type
 
 
 @pytest.mark.usefixtures("untouched")

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,14 @@ def test_a_class_made_for_one_configuration_is_judged_on_the_cases_given() -> No
             ("forward",),
             {"forward": "wrong: output has dtype torch.float64, but must have torch.float32"},
         ),
-        (
+        pytest.param(
             "returns_a_subclass",
             ("forward",),
             {"forward": "wrong: output is a _Lazy, but must be a plain torch.Tensor"},
+            marks=pytest.mark.skipif(
+                metadata.version("torch").startswith("2.0."),
+                reason="PyTorch 2.0 makes no subclass of a tensor while a dispatch mode watches",
+            ),
         ),
         ("asks_the_reference", ("forward",), {"forward": "crashed"}),
         ("asks_what_to_expect", ("forward",), {"forward": "crashed"}),

@@ -41,6 +41,9 @@ def test_convt3d_and_the_oracle_pass_the_corpus(entry: Any) -> None:
         assert judgement.verdict in (Verdict.PASS, Verdict.MISTRUSTED), judgement
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.0."), reason="native has no float16 on a CPU in PyTorch 2.0"
+)
 def test_native_runs_in_the_dtype_of_the_case() -> None:
     case = parse_case("f16_ci3_co2_i2_k2_normal")
     outcome = subjects.native(case)

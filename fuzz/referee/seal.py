@@ -48,7 +48,7 @@ class Seal:
         """The name of something that is not what it was; empty if all is."""
         changed = (part.name for part in self._parts if not part.is_whole())
         new = (name for name in vars(torch.Tensor) if name not in self._methods)
-        hidden = (f"Tensor.{name}" for name in new if hasattr(torch._C.TensorBase, name))
+        hidden = (f"Tensor.{name}" for name in new if hasattr(torch.Tensor.__base__, name))
         return next(changed, "") or next(hidden, "")
 
 
