@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from convt3d.geometry import integer, triple
 from convt3d.ops import OPERATORS
-from convt3d.ops.primitives import check_alike
+from convt3d.ops.primitives import check_alike, check_dtypes
 
 
 def conv_transpose3d(
@@ -51,6 +52,19 @@ def conv_transpose3d(
         IndexError: batch and weight are both empty.
         RuntimeError: dtypes, devices, shapes or parameters do not fit; or a compiler is missing or fails.
     """
+    if has_torch_function((input, weight, bias)):
+        return handle_torch_function(
+            conv_transpose3d,
+            (input, weight, bias),
+            input,
+            weight,
+            bias,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+        )
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} is a {type(value).__name__}, but must be a Tensor")
@@ -68,8 +82,12 @@ def conv_transpose3d(
         integer("groups", groups),
     )
     batched = input if input.dim() == 5 else input.unsqueeze(0)
-    run = _complex_forward if input.is_complex() else OPERATORS.forward
-    output = run(batched, weight, bias, *parameters)
+    if input.is_complex():
+        output = _complex_forward(batched, weight, bias, *parameters)
+    else:
+        if not input.is_floating_point():  # a fake tensor's kernel would lose the exception
+            check_dtypes(input=input, weight=weight, bias=bias)
+        output = OPERATORS.forward(batched, weight, bias, *parameters)
     return output if input.dim() == 5 else output.squeeze(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import inspect
@@ -60,9 +61,13 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
     name = f"convt3d_{part}_{target}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     directory = build.cache_directory() / name
     directory.mkdir(parents=True, exist_ok=True)
-    cpp_extension.load_inline(
-        name, build_directory=str(directory), is_python_module=False, **options
-    )
+    with open(directory / "building", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Left by a build that was killed; load_inline would wait for it for ever.
+        (directory / "lock").unlink(missing_ok=True)
+        cpp_extension.load_inline(
+            name, build_directory=str(directory), is_python_module=False, **options
+        )
     return ctypes.CDLL(str(directory / f"{name}.so"))
 
 

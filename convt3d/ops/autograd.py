@@ -77,6 +77,11 @@ def _linked(result: Tensor | None, operand: Tensor) -> Tensor | None:
     """
     if result is None or not torch.is_grad_enabled() or result.requires_grad:
         return result
+    if (
+        torch._C._are_functorch_transforms_active()
+    ):  # whose gradients of constants are zero, not an error
+        return result
+    operand = torch._C._functorch.unwrap_if_dead(operand)  # left of a transform that is over
     return _Link.record(result, operand) if operand.requires_grad else result
 
 
@@ -129,6 +134,7 @@ class _Forward(_Node):
             of_weight = of_weight if wants_weight else None
             of_bias = of_bias if wants_bias else None
             of_input, of_weight = _linked(of_input, input), _linked(of_weight, weight)
+            of_bias = _linked(_linked(of_bias, input), weight)
         return (of_input, of_weight, of_bias, *(None,) * len(ctx.parameters))
 
     @staticmethod

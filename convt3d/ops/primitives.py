@@ -120,19 +120,25 @@ _register()
 
 def _check_operands(**operands: Tensor | None) -> None:
     """Raises unless all operands have one supported dtype, one device, and their dimensions."""
-    check_alike(**operands)
+    check_dtypes(**operands)
     for name, tensor in operands.items():
         if tensor is None:
             continue
-        if tensor.dtype not in launch.DTYPE_NAMES:
-            supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
-            raise NotImplementedError(
-                f"{name} has dtype {tensor.dtype}, but must have one of {supported}"
-            )
         if tensor.device.type not in ("cpu", "cuda", "meta"):
             raise RuntimeError(f"{name} is on {tensor.device}, but must be on a CPU or CUDA device")
         if name != "bias" and tensor.dim() != 5:
             raise RuntimeError(f"{name} has {tensor.dim()} dimensions, but must have 5")
+
+
+def check_dtypes(**operands: Tensor | None) -> None:
+    """Raises NotImplementedError unless the operands, which are all alike, have a dtype that kernels are for."""
+    check_alike(**operands)
+    for name, tensor in operands.items():
+        if tensor is not None and tensor.dtype not in launch.DTYPE_NAMES:
+            supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
+            raise NotImplementedError(
+                f"{name} has dtype {tensor.dtype}, but must have one of {supported}"
+            )
 
 
 def check_alike(**operands: Tensor | None) -> None:
