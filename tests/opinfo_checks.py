@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ NATIVE: Function = nn.functional.conv_transpose3d
 def internal(module: str) -> Any:
     """Returns a module of torch.testing._internal, or skips the test where a package that it imports is missing."""
     try:
-        return importlib.import_module(f"torch.testing._internal.{module}")
+        with warnings.catch_warnings():  # of what NumPy will not have for ever
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(f"torch.testing._internal.{module}")
     except ModuleNotFoundError as missing:
         if (missing.name or "torch").startswith("torch"):
             raise

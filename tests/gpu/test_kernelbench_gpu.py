@@ -29,7 +29,7 @@ def models(number: int) -> tuple[torch.nn.Module, torch.nn.Module]:
 def test_the_exported_file_agrees_with_the_task(number: int, dtype: torch.dtype) -> None:
     native, ours = (model.to("cuda", dtype) for model in models(number))
     tolerance = kernelbench.TOLERANCES[dtype]
-    # TF32, the default, is off by more than the tolerance by itself.
+    # With TF32, which is the default, native itself misses the tolerance in all tasks but 72.
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
         for seed in range(TRIALS):
             torch.manual_seed(seed)
