@@ -188,3 +188,17 @@ def test_fuzz_runs_for_sixty_seconds_by_default(recorder: Path) -> None:
 def test_fuzz_runs_a_profile_to_its_end(recorder: Path) -> None:
     make("fuzz", PYTHON=str(recorder), PROFILE="nightly")
     assert recorded(recorder) == ["-m", "fuzz", "run", "--profile=nightly"]
+
+
+def held_rows() -> list[tuple[str, str]]:
+    """Returns module and function of what the table of features in README names; a module alone has no function."""
+    table = (ROOT / "README.md").read_text().partition("| feature |")[2].partition("\n\n")[0]
+    found = re.findall(r"\| `([\w/]+\.py)(?:::(\w+))?` \|$", table, re.MULTILINE)
+    assert len(found) == table.count("\n") - 1  # each row but the rule below the head
+    return found
+
+
+@pytest.mark.parametrize(("module", "function"), held_rows())
+def test_the_table_of_features_names_tests_that_there_are(module: str, function: str) -> None:
+    text = (ROOT / "tests" / module).read_text()
+    assert f"def {function or 'test_'}" in text
