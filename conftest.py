@@ -146,3 +146,18 @@ def tsan(scratch: Path) -> Kernels:
     from tests.emulator_kernels import compile_kernels
 
     return compile_kernels(scratch, sanitizer="tsan")
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fills what the op allocates with NaN: an element that is not written cannot pass."""
+    from convt3d import launch
+    from tests import operator_checks
+
+    monkeypatch.setattr(launch, "allocate", operator_checks.poisoned_allocate)
+
+
+@pytest.fixture
+def no_gpu_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For subjects that are fakes and have no GPU even where the run as a whole must."""
+    monkeypatch.delenv("CONVT3D_REQUIRE_GPU", raising=False)

@@ -247,7 +247,11 @@ def check_capability(capability: tuple[int, int], device: object) -> None:
 
 
 def architecture_flags(device_index: int) -> list[str]:
-    """nvcc flags for a device; CONVT3D_ARCH=8.0 runs that architecture's PTX on a newer card."""
+    """nvcc flags for a device; CONVT3D_ARCH=8.0 runs that architecture's PTX on a newer card.
+
+    Raises:
+        RuntimeError: CONVT3D_ARCH is no version, or it or the device is below 8.0.
+    """
     import torch
 
     asked = os.environ.get("CONVT3D_ARCH", "")
@@ -263,6 +267,7 @@ def architecture_flags(device_index: int) -> list[str]:
 
 
 def cache_directory() -> Path:
+    """Where compiled parts are kept: CONVT3D_CACHE, else TORCH_EXTENSIONS_DIR, else ~/.cache/convt3d."""
     asked = os.environ.get("CONVT3D_CACHE") or os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(asked) if asked else Path.home() / ".cache" / "convt3d"
 

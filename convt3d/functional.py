@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -98,8 +99,14 @@ def _complex_forward(
     check_alike(input=input, weight=weight, bias=bias)
     run = OPERATORS.forward
     of_real, of_imaginary = (None, None) if bias is None else (bias.real, bias.imag)
-    real = run(input.real, weight.real, of_real, *parameters)
-    imaginary = run(input.real, weight.imag, of_imaginary, *parameters)
-    real = real - run(input.imag, weight.imag, None, *parameters)
-    imaginary = imaginary + run(input.imag, weight.real, None, *parameters)
+    with _no_autocast(input.device.type):  # it casts no complex numbers, hence not their parts
+        real = run(input.real, weight.real, of_real, *parameters)
+        imaginary = run(input.real, weight.imag, of_imaginary, *parameters)
+        real = real - run(input.imag, weight.imag, None, *parameters)
+        imaginary = imaginary + run(input.imag, weight.real, None, *parameters)
     return torch.complex(real, imaginary)
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    has_autocast = device_type in ("cpu", "cuda")
+    return torch.autocast(device_type, enabled=False) if has_autocast else nullcontext()

@@ -275,7 +275,9 @@ def check_geometry(geometry: Geometry) -> None:
     _check_channels(geometry)
     for axis in range(3):
         _check_axis(geometry, axis)
-    if min(geometry.output_size) < 0:
+    if any(
+        size < 0 for size in geometry.output_size
+    ):  # min() would have traces depend on the order of symbols
         raise RuntimeError(
             f"output size {geometry.output_size} is negative for input size "
             f"{geometry.input_size}, kernel_size={geometry.kernel_size}, stride={geometry.stride}, "
@@ -294,7 +296,7 @@ def _check_channels(geometry: Geometry) -> None:
         channels = getattr(geometry, name)
         if channels % groups:
             raise RuntimeError(f"{name}={channels} is not divisible by groups={groups}")
-    if geometry.batch == 0 and 0 in geometry.weight_shape:
+    if 0 in geometry.weight_shape and geometry.batch == 0:
         raise IndexError(
             f"weight has shape {geometry.weight_shape}, but must not be empty when the batch is"
         )
@@ -302,19 +304,21 @@ def _check_channels(geometry: Geometry) -> None:
 
 def _check_axis(geometry: Geometry, axis: int) -> None:
     smallest = {"kernel_size": 1, "stride": 1, "dilation": 1, "padding": 0, "output_padding": 0}
-    smallest["input_size"] = 0 if geometry.batch == 0 else 1
+    smallest["input_size"] = 1
+    if geometry.input_size[axis] == 0 and geometry.batch == 0:
+        smallest["input_size"] = 0
     for name, least in smallest.items():
         value = getattr(geometry, name)[axis]
         if value < least:
             raise RuntimeError(f"{name}[{axis}]={value}, but must be at least {least}")
-        if value > LARGEST_PARAMETER and name != "input_size":
+        if name != "input_size" and value > LARGEST_PARAMETER:  # no bound on a symbolic size
             raise RuntimeError(f"{name}[{axis}]={value}, but must be below 2^31")
     extra, stride, dilation = (
         geometry.output_padding[axis],
         geometry.stride[axis],
         geometry.dilation[axis],
     )
-    if extra >= max(stride, dilation):
+    if extra >= stride and extra >= dilation:
         raise RuntimeError(
             f"output_padding[{axis}]={extra}, but must be less than stride[{axis}]={stride} or "
             f"dilation[{axis}]={dilation}"

@@ -261,7 +261,6 @@ def _launch(
             error = entry(ctypes.byref(params), *flags, stream)
         message = error.decode() if error else ""
     else:
-        _say_once_that_this_is_the_emulator()
         message = _emulate(family, params, flags, tensor.dtype)
     if message.partition(":")[0] in runtime.FINDERS:
         raise runtime.EmulatorError(f"{message}; {what}")
@@ -271,6 +270,7 @@ def _launch(
 
 def _emulate(family: str, params: _Params, flags: tuple[int, ...], dtype: torch.dtype) -> str:
     """Calls the part on the emulator, in its current mode. Returns what went wrong, or ""."""
+    _say_once_that_this_is_the_emulator()
     mode, schedule = runtime.current_mode(), runtime.current_schedule()
     if mode not in runtime.SANITIZERS:
         error = _entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, schedule)

@@ -31,6 +31,9 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
             ValueError: no output_padding gives output_size, or padding_mode is not "zeros".
             RuntimeError, TypeError: as for convt3d.conv_transpose3d.
         """
+        if isinstance(input, torch.fx.Proxy) and (path := input.tracer.path_of_module(self)):
+            # A node of the graph, as native is: output_size has no value yet that could be looked at.
+            return input.tracer.create_proxy("call_module", path, (input, output_size), {})  # type: ignore[return-value]
         if self.padding_mode != "zeros":
             raise ValueError(f"padding_mode={self.padding_mode!r}, but must be 'zeros'")
         output_padding = self._output_padding(
@@ -91,5 +94,5 @@ class ModelNew(torch.nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the output (N, C_out, oD, oH, oW) of x (N, C_in, D, H, W)."""
+        """Returns the output (N, C_out, oD, oH, oW) of x (N, C_in, D, H, W), or both without N."""
         return self.conv_transpose3d(x)

@@ -128,6 +128,9 @@ def choose(
     Args:
         primitive, geometry, fits_32_bits: as for `candidates`.
         multiprocessors: of the device; 1 for the emulator.
+
+    Raises:
+        RuntimeError: a plan with 32-bit indices is forced on a call that needs 64.
     """
     if primitive in _forced:
         plan = _forced[primitive]

@@ -1,4 +1,4 @@
-"""The command line: python -m fuzz run | repro | keep | list."""
+"""The command line: python -m fuzz run | repro | keep | list | sanitize | mutants | judge."""
 
 from __future__ import annotations
 
@@ -124,6 +124,10 @@ def _repro_code(examination: Examination) -> tuple[int, str]:
 def keep(arguments: argparse.Namespace) -> int:
     """Appends a case to the corpus."""
     case = parse_case(arguments.case)
+    if arguments.file == corpus.NATIVE and "torch 2." not in arguments.why:
+        raise corpus.CorpusError(
+            f"the reason is {arguments.why!r}, but must say on which version it was seen: torch 2.X"
+        )
     try:
         path = corpus.keep(
             case, arguments.why, arguments.file, arguments.corpus, may_create=arguments.new_file

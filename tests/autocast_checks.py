@@ -160,12 +160,25 @@ def check_transforms(lower: torch.dtype, device: str) -> None:
     _assert_same(results(region(ours), region(loss)), expected, "autocast inside transforms")
 
 
+def check_complex_numbers(lower: torch.dtype, device: str) -> None:
+    """Complex operands are not cast."""
+    input, weight, bias = (
+        torch.complex(*reals(name, name, device=device, dtype=torch.float32))
+        for name in ("input", "weight", "bias")
+    )
+    expected = ours(input, weight, bias)
+    with torch.autocast(device, dtype=lower):
+        got = ours(input, weight, bias)
+    assert got.dtype == expected.dtype and torch.equal(got, expected)
+
+
 CHECKS_OF_VALUES: tuple[Callable[[torch.dtype, str], None], ...] = (
     check_values,
     check_disabled_region,
     check_backward_inside,
     check_two_calls_in_one_region,
     check_transforms,
+    check_complex_numbers,
 )
 
 

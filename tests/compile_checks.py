@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,12 @@ Signature = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 needs_compile = pytest.mark.skipif(
     TORCH < (2, 1) and sys.version_info >= (3, 11),
     reason=f"torch.compile of torch {torch.__version__} does not run on Python 3.11",
+)
+needs_compiled_autograd = pytest.mark.skipif(
+    TORCH < (2, 6), reason=f"compiled autograd of torch {torch.__version__} has another interface"
+)
+needs_unbacked_sizes = pytest.mark.skipif(
+    TORCH < (2, 2), reason=f"torch {torch.__version__} compiles no sizes that depend on values"
 )
 needs_export = pytest.mark.skipif(
     not importlib.util.find_spec("torch.export"),
@@ -128,6 +135,46 @@ def check_few_graphs_serve_all_sizes(device: str) -> None:
         input = sized((size, 2, size + 1, size, size + 2), device)
         assert run(input, weight, bias).shape == ours(input, weight, bias).shape
     assert counter.frame_count <= 2
+
+
+def check_no_more_graphs_than_native(device: str) -> None:
+    """With dynamic=True two layers compile as often as native's for D, H and W in every order."""
+    from torch._dynamo.testing import CompileCounter
+
+    options: dict[str, Any] = {"device": device, "dtype": torch.float32}
+    first = layers(4, 4, 3, stride=2, padding=1, **options)
+    second = layers(4, 4, (1, 3, 2), stride=(1, 2, 2), **options)
+    graphs = []
+    for model in (nn.Sequential(*both) for both in zip(first, second)):
+        counter = CompileCounter()
+        run = compiled(model, backend=counter, dynamic=True)
+        for size in itertools.permutations((2, 3, 4)):
+            input = torch.ones(2, 4, *size, device=device)
+            assert torch.equal(run(input), model(input))
+        graphs.append(counter.frame_count)
+    assert graphs[0] <= graphs[1]
+
+
+def check_sizes_known_only_at_run_time(device: str) -> None:
+    """A compiled call takes as many samples as a mask picks, which no trace can know."""
+    layer, _ = layers(2, 4, 2, stride=2, device=device)
+    input = checks.integers((5, 2, 2, 1, 2), 1).to(device)
+    mask = torch.tensor([True, False, True, True, False], device=device)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        run = compiled(lambda input, mask: layer(input[mask]), backend="aot_eager")
+        assert torch.equal(run(input, mask), layer(input[mask]))
+
+
+def check_compiled_autograd(device: str) -> None:
+    """Compiled autograd takes an eager call's backward."""
+    layer, _ = layers(2, 4, 3, stride=2, device=device)
+    input = checks.integers(SIZES[0], 1).to(device).requires_grad_()
+    operands = (input, *layer.parameters())
+    expected = torch.autograd.grad(layer(input).square().sum(), operands)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        layer(input).square().sum().backward()
+    for operand, gradient in zip(operands, expected, strict=True):
+        torch.testing.assert_close(operand.grad, gradient)
 
 
 def check_one_graph_serves_all_values(name: str, device: str) -> None:
@@ -282,6 +329,12 @@ def check_exported(is_dynamic: bool, device: str) -> None:
         for shape in ((3, 2, 5, 1, 2), SIZES[0]) if is_dynamic else SIZES[:1]:
             other = checks.integers(shape, 2).to(device)
             assert torch.equal(each.module()(other), module(other))
+    if is_dynamic:
+        every = {axis: Dim(name, min=2) for axis, name in ((0, "n"), (2, "d"), (3, "h"), (4, "w"))}
+        program = export(module, (input.new_ones(2, 2, 4, 3, 5),), dynamic_shapes=(every,))
+        for size in itertools.permutations((2, 3, 4)):
+            other = checks.integers((3, 2, *size), 2).to(device)
+            assert torch.equal(program.module()(other), module(other))
 
 
 def check_opcheck(name: str, memory_format: str, bias: bool, device: str) -> None:
@@ -344,12 +397,26 @@ def check_scripted(device: str) -> None:
     assert torch.equal(torch.jit.script(module)(input), module(input))
 
 
+class _ToTheSizeOf(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, input: Tensor, like: Tensor) -> Tensor:
+        return self.layer(input, output_size=like.shape[2:])  # type: ignore[no-any-return]
+
+
 def check_symbolically_traced(device: str) -> None:
-    """torch.fx.symbolic_trace goes through a module and a function."""
+    """torch.fx.symbolic_trace takes a module as a node, as native's, and goes through a function."""
     module, _ = layers(2, 4, 3, stride=2, device=device)
     operands = reals(*LEAVES, device=device)
     model = nn.Sequential(module)
     assert torch.equal(torch.fx.symbolic_trace(model)(operands[0]), module(operands[0]))
+    enlarging = _ToTheSizeOf(module)
+    like = torch.zeros(1, 1, *(size + 1 for size in module(operands[0]).shape[2:]), device=device)
+    traced = torch.fx.symbolic_trace(enlarging)
+    assert torch.equal(traced(operands[0], like), enlarging(operands[0], like))
+    assert [node.op for node in traced.graph.nodes if node.target == "layer"] == ["call_module"]
     assert torch.equal(torch.fx.symbolic_trace(ours)(*operands), ours(*operands))
 
 

@@ -51,6 +51,11 @@ def test_autocast_and_transforms_may_enclose_each_other(lower: torch.dtype) -> N
     autocast_checks.check_transforms(lower, DEVICE)
 
 
+@each_lower
+def test_complex_numbers_are_not_cast(lower: torch.dtype) -> None:
+    autocast_checks.check_complex_numbers(lower, DEVICE)
+
+
 @pytest.mark.skipif(bool(NO_CPU_SCALER), reason=NO_CPU_SCALER)
 def test_a_scaled_step_is_natives() -> None:
     autocast_checks.check_scaled_step(DEVICE)

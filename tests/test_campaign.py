@@ -83,10 +83,7 @@ class Run:
         return [str(entry.case) for entry in corpus.load(path)] if path.exists() else []
 
 
-@pytest.fixture(autouse=True)
-def no_gpu_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The subjects here are fakes, which have no GPU even where the run as a whole must."""
-    monkeypatch.delenv("CONVT3D_REQUIRE_GPU", raising=False)
+pytestmark = pytest.mark.usefixtures("no_gpu_required")
 
 
 @pytest.fixture

@@ -27,10 +27,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
-@pytest.fixture(autouse=True)
-def no_gpu_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The subjects here are fakes, which have no GPU even where the run as a whole must."""
-    monkeypatch.delenv("CONVT3D_REQUIRE_GPU", raising=False)
+pytestmark = pytest.mark.usefixtures("no_gpu_required")
 
 
 @pytest.fixture
@@ -134,6 +131,17 @@ def test_keep_of_a_case_that_is_kept_already_says_where_and_changes_nothing(
     assert main(["keep", "f16_int_bias", "--why=Again.", f"--corpus={directory}"]) == 0
     assert "f16_bias_int is in native.txt:2 already: Second.\n" in capsys.readouterr().out
     assert (directory / "native.txt").read_text() == before
+
+
+def test_a_native_defect_is_kept_with_the_version_it_was_seen_on(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["keep", "f64_int", "--file=native", f"--corpus={directory}"]
+    before = (directory / "native.txt").read_text()
+    assert main([*command, "--why=Wrong."]) == 2
+    assert "'Wrong.', but must say on which version" in error_line(capsys)
+    assert (directory / "native.txt").read_text() == before
+    assert main([*command, "--why=Wrong on torch 2.13.0."]) == 0
 
 
 def test_a_misspelt_corpus_file_is_no_new_one(

@@ -20,9 +20,11 @@ from tests.compile_checks import (
     TRACING_MODES,
     VALUES,
     needs_compile,
+    needs_compiled_autograd,
     needs_export,
     needs_flop_counter,
     needs_opcheck,
+    needs_unbacked_sizes,
 )
 from tests.feature_calls import LEAVES
 from tests.operator_checks import MEMORY_FORMATS
@@ -67,6 +69,21 @@ def test_a_compiled_call_leaves_frozen_operands_out(frozen: Sequence[str]) -> No
 @needs_compile
 def test_two_graphs_serve_seven_sizes() -> None:
     compile_checks.check_few_graphs_serve_all_sizes(DEVICE)
+
+
+@needs_compile
+def test_layers_compile_no_more_graphs_than_natives() -> None:
+    compile_checks.check_no_more_graphs_than_native(DEVICE)
+
+
+@needs_unbacked_sizes
+def test_sizes_may_be_known_at_run_time_only() -> None:
+    compile_checks.check_sizes_known_only_at_run_time(DEVICE)
+
+
+@needs_compiled_autograd
+def test_compiled_autograd_takes_a_backward() -> None:
+    compile_checks.check_compiled_autograd(DEVICE)
 
 
 @needs_compile

@@ -6,17 +6,13 @@ import pytest
 import torch
 
 import convt3d
-from convt3d import launch
 from tests import empty_calls as calls
 from tests import operator_checks as checks
 
 TAKEN = {**calls.TAKEN, **calls.TAKEN_ON_A_GPU}
 
 
-@pytest.fixture(autouse=True)
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fills what the op allocates with NaN: a gradient that nothing contributes to must be set to zero."""
-    monkeypatch.setattr(launch, "allocate", checks.poisoned_allocate)
+pytestmark = pytest.mark.usefixtures("poison")
 
 
 @pytest.mark.parametrize("name", calls.TAKEN)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,9 @@ def test_init_gives_the_constructor_of_each_task(number: int) -> None:
 
 
 def test_what_init_leaves_out_becomes_a_keyword() -> None:
-    text = exported("--init", "groups, in_channels,out_channels,_,kernel_size,bias")
+    order = "groups, in_channels,out_channels,_,kernel_size,bias"
+    text = exported("--init", order)
+    assert f"`python -m convt3d.export --init '{order}'`" in text  # can be run again
     parameters = inspect.signature(model_of(text)).parameters
     positional = [
         name for name, each in parameters.items() if each.kind == each.POSITIONAL_OR_KEYWORD
@@ -199,6 +202,8 @@ def test_what_init_leaves_out_becomes_a_keyword() -> None:
         ("in_channels,out_channels", "lacks ['kernel_size']"),
         ("in_channels,out_channels,kernel_size,strides", "has 'strides', but must be of"),
         ("in_channels,out_channels,kernel_size,bias,bias", "has 'bias' more than once"),
+        ("in_channels,out_channels,kernel_size,,groups", "has '', but must be of"),
+        ("", "has '', but must be of"),
     ],
 )
 def test_a_wrong_init_is_refused_by_name(names: str, message: str) -> None:
@@ -254,5 +259,29 @@ def test_files_and_the_package_work_side_by_side(text: str) -> None:
 
 def test_without_the_emulator_cpu_tensors_are_refused() -> None:
     model = model_of(writer.write(emulator=False))(1, 1, 1)
-    with pytest.raises(RuntimeError, match="there is no kernel for CPU tensors in this file"):
-        model(torch.ones(1, 1, 1, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nor is it said that they are emulated
+        with pytest.raises(RuntimeError, match="there is no kernel for CPU tensors in this file"):
+            model(torch.ones(1, 1, 1, 1, 1))
+
+
+def test_the_layer_of_the_file_is_natives_in_all_that_a_state_dict_and_a_repr_show(
+    text: str,
+) -> None:
+    context: dict[str, Any] = {}
+    exec(text, context)
+    settings: dict[str, Any] = {
+        "stride": 2,
+        "padding": (1, 0, 1),
+        "output_padding": 1,
+        "groups": 2,
+        "dilation": 3,
+    }
+    torch.manual_seed(5)
+    native = torch.nn.ConvTranspose3d(4, 6, (3, 2, 1), **settings)
+    torch.manual_seed(5)
+    ours = context["ConvTranspose3d"](4, 6, (3, 2, 1), **settings)
+    for name, value in native.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value)
+    for name in ("in_channels", "out_channels", "kernel_size", *settings):
+        assert getattr(ours, name) == getattr(native, name) and name.split("_c")[0] in repr(ours)

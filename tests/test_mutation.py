@@ -258,8 +258,6 @@ def test_launches_call_the_libraries_that_they_are_told_to(
 
 # ---- mutants whose fate is known -------------------------------------------------------------------
 
-_WEIGHT_LOOP = "const index_t input_offset = offset_of(p.input, at);"
-
 
 def in_the_tiled_loop(name: str, statement: str) -> KernelMutant:
     """A statement before the tiled weight kernel's first barrier, in every thread."""

@@ -220,6 +220,13 @@ def test_the_command_is_red_when_one_by_hand_survives(
     assert run_command("--by-hand", "--only=one") == PASSED
 
 
+def test_a_name_that_no_mutant_has_is_not_green(
+    fake: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("--only=three") == BROKEN
+    assert "--only='three', but no mutant" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "stale", [reasons.EQUIVALENT, reasons.SURVIVORS], ids=lambda path: path.name
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 
 from convt3d.export.writer import IGNORED, write
@@ -14,7 +15,6 @@ def main() -> int:
     parser.add_argument(
         "--init",
         metavar="NAME,...",
-        default="",
         help="the positional arguments of ModelNew in order, for example in_channels,out_channels,"
         f"kernel_size,stride,padding,dilation,bias; {IGNORED} takes one and ignores it; what is left out "
         "becomes keyword-only",
@@ -23,8 +23,8 @@ def main() -> int:
         "--no-emulator", action="store_true", help="leave out what runs CPU tensors"
     )
     arguments = parser.parse_args()
-    names = [name.strip() for name in arguments.init.split(",") if name.strip()]
-    command = " ".join(["python -m convt3d.export", *sys.argv[1:]])
+    names = [] if arguments.init is None else [name.strip() for name in arguments.init.split(",")]
+    command = shlex.join(["python", "-m", "convt3d.export", *sys.argv[1:]])
     try:
         text = write(names, not arguments.no_emulator, command)
     except ValueError as error:

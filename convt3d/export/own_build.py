@@ -75,6 +75,7 @@ def emulate(
     family: str, params: ctypes.Structure, flags: tuple[int, ...], dtype: torch.dtype
 ) -> str:
     """Calls a part on the emulator. Returns what went wrong, or ""."""
+    launch._say_once_that_this_is_the_emulator()
     error = launch._entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, None)
     return error.decode() if error else ""
 

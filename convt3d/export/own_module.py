@@ -12,7 +12,9 @@ from convt3d.geometry import integer, triple
 
 
 class ConvTranspose3d(torch.nn.Module):
-    """A transposed convolution with the parameters and the initialisation of PyTorch's.
+    """A transposed convolution with the parameters, the state_dict and the initialisation of PyTorch's.
+
+    It has neither output_size in forward nor the arguments padding_mode, device and dtype: use `.to`.
 
     Args:
         in_channels: C_in.
@@ -20,6 +22,10 @@ class ConvTranspose3d(torch.nn.Module):
         kernel_size, stride, padding, output_padding, dilation: one int, or three for D, H, W.
         groups: divides C_in and C_out.
         bias: whether to add a learned bias.
+
+    Raises:
+        ValueError: groups is below 1, or does not divide the channels.
+        TypeError: a parameter is not made of integers.
     """
 
     def __init__(
@@ -39,12 +45,14 @@ class ConvTranspose3d(torch.nn.Module):
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if groups < 1 or integer(name, channels) % groups:
                 raise ValueError(f"{name}={channels} is not divisible by groups={groups}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = triple("kernel_size", kernel_size)
         self.stride = triple("stride", stride)
         self.padding = triple("padding", padding)
         self.output_padding = triple("output_padding", output_padding)
         self.groups = groups
         self.dilation = triple("dilation", dilation)
-        shape = (in_channels, out_channels // groups, *triple("kernel_size", kernel_size))
+        shape = (in_channels, out_channels // groups, *self.kernel_size)
         self.weight = torch.nn.Parameter(torch.empty(shape))
         self.bias = torch.nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -57,8 +65,15 @@ class ConvTranspose3d(torch.nn.Module):
             bound = 1 / math.sqrt(fan_in)
             torch.nn.init.uniform_(self.bias, -bound, bound)
 
+    def extra_repr(self) -> str:
+        """Returns what stands between the parentheses of the module's repr."""
+        words = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        words += [f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"]
+        words += [f"output_padding={self.output_padding}, groups={self.groups}"]
+        return ", ".join([*words, f"bias={self.bias is not None}"])
+
     def forward(self, input: Tensor) -> Tensor:
-        """Returns the output (N, C_out, oD, oH, oW) of input (N, C_in, D, H, W)."""
+        """Returns the output (N, C_out, oD, oH, oW) of input (N, C_in, D, H, W), or both without N."""
         return conv_transpose3d(
             input,
             self.weight,

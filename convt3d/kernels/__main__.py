@@ -105,6 +105,7 @@ def compile_part(part: str, target: str) -> list[Usage]:
     """Compiles a part without a GPU. Returns what its functions take; nothing for the host.
 
     Args:
+        part: family and dtype, such as "gather_f16".
         target: "host" (as the emulator compiles it, warnings being errors) or "sm_80", "sm_90".
 
     Raises:

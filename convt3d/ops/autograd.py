@@ -33,6 +33,11 @@ class _Node(torch.autograd.function._SingleLevelFunction):
 
     apply: Any  # of the base class; its stubs know nothing of it
 
+    @staticmethod
+    def _compiled_autograd_key(ctx: Any) -> tuple[Any, ...]:
+        """Tells compiled autograd nodes apart, as torch.autograd.Function does, which alone has it."""
+        return (ctx._autograd_function_id,)
+
     @classmethod
     def record(cls, *arguments: Any) -> Any:
         """Runs the operator; the Autograd kernel."""

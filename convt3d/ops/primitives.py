@@ -137,7 +137,8 @@ def check_dtypes(**operands: Tensor | None) -> None:
         if tensor is not None and tensor.dtype not in launch.DTYPE_NAMES:
             supported = ", ".join(str(dtype) for dtype in launch.DTYPE_NAMES)
             raise NotImplementedError(
-                f"{name} has dtype {tensor.dtype}, but must have one of {supported}"
+                f"{name} has dtype {tensor.dtype}, but must have one of {supported}, or be complex in "
+                "convt3d.conv_transpose3d"
             )
 
 

@@ -90,6 +90,10 @@ def _run(arguments: argparse.Namespace) -> report.Ran:
     options = Options(cases=arguments.cases, seed=arguments.seed, jobs=jobs)
     automatic: list[Mutant] = [] if arguments.by_hand else all_automatic()
     by_hand: list[Mutant] = [] if arguments.automatic else all_by_hand()
+    if not any(arguments.only in m.name and not m.needs for m in (*by_hand, *automatic)):
+        raise MutationError(
+            f"--only={arguments.only!r}, but no mutant that can run here has that in its name"
+        )
     brief = frozenset(() if arguments.doubt else reasons.load(reasons.EQUIVALENT))
     results: dict[str, Result] = {}
     stillborn: list[str] = []

@@ -55,6 +55,9 @@ PLAIN: tuple[Any, ...] = (
 )
 COMPILED: tuple[Callable[[str], None], ...] = (
     compile_checks.check_few_graphs_serve_all_sizes,
+    compile_checks.check_no_more_graphs_than_native,
+    compile_checks.check_sizes_known_only_at_run_time,
+    compile_checks.check_compiled_autograd,
     compile_checks.check_compiled_module,
     compile_checks.check_compiled_autocast,
     compile_checks.check_compiled_transforms,

@@ -44,12 +44,6 @@ LARGE_SIDE = 646
 LARGE_BYTES = 14 << 30
 
 
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fills what the op allocates with NaN: an element that is not written cannot pass."""
-    monkeypatch.setattr(launch, "allocate", checks.poisoned_allocate)
-
-
 def on_gpu(geometry: Any, dtype: torch.dtype, **options: Any) -> Operands:
     return checks.operands(geometry, dtype, "cuda", **options)
 
