@@ -275,9 +275,8 @@ def check_geometry(geometry: Geometry) -> None:
     _check_channels(geometry)
     for axis in range(3):
         _check_axis(geometry, axis)
-    if any(
-        size < 0 for size in geometry.output_size
-    ):  # min() would have traces depend on the order of symbols
+    # Not min(): what is traced would depend on the order of the sizes.
+    if any(size < 0 for size in geometry.output_size):
         raise RuntimeError(
             f"output size {geometry.output_size} is negative for input size "
             f"{geometry.input_size}, kernel_size={geometry.kernel_size}, stride={geometry.stride}, "

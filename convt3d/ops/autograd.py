@@ -84,7 +84,7 @@ def _linked(result: Tensor | None, operand: Tensor) -> Tensor | None:
         return result
     if (
         torch._C._are_functorch_transforms_active()
-    ):  # whose gradients of constants are zero, not an error
+    ):  # gradients of constants are zero there, no error
         return result
     operand = torch._C._functorch.unwrap_if_dead(operand)  # left of a transform that is over
     return _Link.record(result, operand) if operand.requires_grad else result
