@@ -1,5 +1,9 @@
 """The seven transposed 3-D convolutions of KernelBench's level 1: how each builds its model, and on what it calls it.
 
+    python -m tests.kernelbench
+
+says on a GPU, with TF32 off and on, how far the exported file and PyTorch's op are from each other in fp32.
+
 Source: KernelBench/level1 and src/kernelbench/eval.py of ScalingIntelligence/KernelBench, at 423217d.
 """
 
@@ -9,6 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from convt3d.export import writer
 
 # Absolute and relative.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-2}
@@ -67,3 +74,45 @@ TASKS = {
 def native_model(task: Task) -> torch.nn.Module:
     """Returns the layer that the task's own model holds."""
     return torch.nn.ConvTranspose3d(*task.arguments[:3], **{**task.native, "bias": False})
+
+
+def models(number: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Returns a task's own model and the exported one, both made from one seed; neither has seen the other."""
+    task = TASKS[number]
+    context: dict[str, Any] = {}
+    exec("import os\n" + writer.write(task.order, emulator=False), context)
+    torch.manual_seed(42)
+    native = native_model(task)
+    torch.manual_seed(42)
+    return native, context["ModelNew"](*task.arguments)
+
+
+def draw(number: int, seed: int) -> Tensor:
+    """Returns the input of a task's model, on a CPU."""
+    torch.manual_seed(seed)
+    return torch.rand(TASKS[number].input_shape)
+
+
+def compare_with_tf32() -> None:
+    """Prints for each task in fp32 whether the answers agree at KernelBench's tolerance, and how far apart they are."""
+    tolerance = TOLERANCES[torch.float32]
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, tolerance {tolerance}")
+    print("strict and tf32 are PyTorch's op with TF32 off and on")
+    for number in TASKS:
+        native, ours = (model.to("cuda") for model in models(number))
+        x = draw(number, 0).to("cuda")
+        outputs = {}
+        with torch.no_grad():
+            outputs["ours"] = ours(x)
+            for name, allowed in (("strict", False), ("tf32", True)):
+                with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+                    outputs[name] = native(x)
+        for one, other in (("ours", "strict"), ("ours", "tf32"), ("tf32", "strict")):
+            agree = torch.allclose(outputs[other], outputs[one], atol=tolerance, rtol=tolerance)
+            apart = (outputs[one] - outputs[other]).abs().max().item()
+            verdict = "agree" if agree else "do not agree"
+            print(f"{number}  {one} and {other}: {verdict}, at most {apart:.2e} apart")
+
+
+if __name__ == "__main__":
+    compare_with_tf32()
