@@ -102,6 +102,85 @@ __global__ void shuffle_or_barrier_kernel(const TestParams) {
     barrier();
 }
 
+// ---- warps ----------------------------------------------------------------------------------------
+
+// out[t] = in[t - 1] within a warp, through shared memory.
+template <bool kBarrier>
+__global__ void hand_on_in_warp_kernel(const TestParams p) {
+  const int t = thread_index();
+  shared<float>()[t] = in<float>(p)[t];
+  if (kBarrier) warp_barrier();
+  out<float>(p)[t] = shared<float>()[t % kWarpSize ? t - 1 : t];
+}
+__global__ void half_a_warp_barrier_kernel(const TestParams) {
+  if (thread_index() % kWarpSize < kWarpSize / 2) warp_barrier();
+}
+// out[w][lane][i] = what load_matrices gives, from rows that lie in shared memory as in `in`.
+__global__ void load_matrices_kernel(const TestParams p) {
+  const int t = thread_index();
+  Words<4>* rows = reinterpret_cast<Words<4>*>(shared<uint32_t>());
+  rows[t] = in<Words<4>>(p)[t];
+  barrier();
+  Words<4> got;
+  load_matrices(got, rows + (p.threads - 1 - t));  // backwards: warps point to each other's
+  out<Words<4>>(p)[t] = got;
+}
+__global__ void load_misaligned_matrices_kernel(const TestParams) {
+  Words<4> got;
+  load_matrices(got, shared<unsigned char>() + 4);
+}
+__global__ void transpose_matrix_kernel(const TestParams p) {
+  out<uint32_t>(p)[thread_index()] = transpose_matrix(in<uint32_t>(p)[thread_index()]);
+}
+// in: [thread][4 words of a, 2 of b, 4 sums]; out: [thread][4 sums].
+template <typename T>
+__global__ void multiply_add_kernel(const TestParams p) {
+  const uint32_t* from = in<uint32_t>(p) + 10 * thread_index();
+  const Words<4> a = {{from[0], from[1], from[2], from[3]}};
+  float sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = float_of(from[6 + i]);
+  multiply_add<T>(sum, a, from[4], from[5]);
+  for (int i = 0; i < 4; ++i) out<float>(p)[4 * thread_index() + i] = sum[i];
+}
+
+// ---- signals --------------------------------------------------------------------------------------
+
+enum Handshake { kWhole, kNoWaitForFull, kNoWaitForEmpty, kOneArrivalShort, kNoWarpBarrier };
+
+// Warp 0 hands the rows of in, one a round, to warp 1 through a ring of two slots:
+// out[round][lane] = in[round][lane + 1].
+template <Handshake kHandshake>
+__global__ void ring_kernel(const TestParams p) {
+  constexpr int kRounds = 6, kSlots = 2;
+  uint64_t* full = shared<uint64_t>();
+  uint64_t* empty = full + kSlots;
+  const int slots = 4 * kSlots;  // behind the signals, in floats
+  const int lane = thread_index() % kWarpSize;
+  if (thread_index() == 0)
+    for (int i = 0; i < kSlots; ++i) {
+      signal_init(full + i, kHandshake == kOneArrivalShort ? 2 : 1);
+      signal_init(empty + i, kWarpSize);
+    }
+  barrier();
+  for (int round = 0; round < kRounds; ++round) {
+    const int slot = round % kSlots, parity = round / kSlots % 2;
+    const int row = slots + slot * kWarpSize;
+    if (warp_index() == 0) {
+      if (kHandshake != kNoWaitForEmpty) signal_wait(empty + slot, parity ^ 1);
+      shared<float>()[row + lane] = in<float>(p)[round * kWarpSize + lane];
+      if (kHandshake != kNoWarpBarrier) warp_barrier();
+      if (lane == 0) signal_arrive(full + slot);
+    } else {
+      if (kHandshake != kNoWaitForFull) signal_wait(full + slot, parity);
+      out<float>(p)[round * kWarpSize + lane] = shared<float>()[row + (lane + 1) % kWarpSize];
+      signal_arrive(empty + slot);
+    }
+  }
+}
+__global__ void misaligned_signal_kernel(const TestParams) {
+  signal_init(reinterpret_cast<uint64_t*>(shared<unsigned char>() + 4), 1);
+}
+
 // ---- asynchronous copies --------------------------------------------------------------------------
 
 enum Variant { kRight, kNoWait, kWaitsForTooFew, kNoBarrierAfterWait, kNoBarrierBeforeReuse };
@@ -291,6 +370,21 @@ ENTRY(butterfly_int, convt3d::butterfly_kernel<int32_t>)
 ENTRY(uneven_shuffles, convt3d::uneven_shuffles_kernel)
 ENTRY(half_a_shuffle, convt3d::half_a_shuffle_kernel)
 ENTRY(shuffle_or_barrier, convt3d::shuffle_or_barrier_kernel)
+ENTRY(hand_on_in_warp, convt3d::hand_on_in_warp_kernel<true>)
+ENTRY(hand_on_in_warp_without_barrier, convt3d::hand_on_in_warp_kernel<false>)
+ENTRY(half_a_warp_barrier, convt3d::half_a_warp_barrier_kernel)
+ENTRY(load_matrices, convt3d::load_matrices_kernel)
+ENTRY(load_misaligned_matrices, convt3d::load_misaligned_matrices_kernel)
+ENTRY(transpose_matrix, convt3d::transpose_matrix_kernel)
+ENTRY(multiply_add_float, convt3d::multiply_add_kernel<float>)
+ENTRY(multiply_add_half, convt3d::multiply_add_kernel<convt3d::half_t>)
+ENTRY(multiply_add_bfloat16, convt3d::multiply_add_kernel<convt3d::bfloat16_t>)
+ENTRY(ring, convt3d::ring_kernel<convt3d::kWhole>)
+ENTRY(ring_no_wait_for_full, convt3d::ring_kernel<convt3d::kNoWaitForFull>)
+ENTRY(ring_no_wait_for_empty, convt3d::ring_kernel<convt3d::kNoWaitForEmpty>)
+ENTRY(ring_one_arrival_short, convt3d::ring_kernel<convt3d::kOneArrivalShort>)
+ENTRY(ring_no_warp_barrier, convt3d::ring_kernel<convt3d::kNoWarpBarrier>)
+ENTRY(misaligned_signal, convt3d::misaligned_signal_kernel)
 ENTRY(pipeline, convt3d::pipeline_kernel<convt3d::kRight>)
 ENTRY(pipeline_no_wait, convt3d::pipeline_kernel<convt3d::kNoWait>)
 ENTRY(pipeline_waits_for_too_few, convt3d::pipeline_kernel<convt3d::kWaitsForTooFew>)

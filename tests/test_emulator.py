@@ -140,8 +140,131 @@ def test_a_shuffle_that_part_of_a_warp_reaches_is_an_error_and_no_hang(
 ) -> None:
     for seed in SCHEDULES:
         error = kernels.run(name, seed=seed)
-        start = "emulator: a shuffle was reached by only part of a warp"
+        start = "emulator: a warp operation was reached by only part of a warp"
         assert error.startswith(f"{start} (32 of {THREADS} threads; block 0, thread ")
+
+
+# ---- warps --------------------------------------------------------------------------------------
+
+
+def test_a_value_passes_a_barrier_of_its_warp(kernels: Kernels) -> None:
+    input = values(256)
+    expected = torch.cat([handed_on(warp) for warp in input.view(-1, 32)])
+    for seed in SCHEDULES:
+        output = torch.zeros(256)
+        assert kernels.run("hand_on_in_warp", input, output, threads=256, seed=seed) == ""
+        assert torch.equal(output, expected)
+
+
+def test_a_missing_barrier_of_a_warp_is_found_by_hostile_schedules(kernels: Kernels) -> None:
+    input, wrong = values(256), 0
+    expected = torch.cat([handed_on(warp) for warp in input.view(-1, 32)])
+    for seed in SEEDS:
+        output, name = torch.zeros(256), "hand_on_in_warp_without_barrier"
+        assert kernels.run(name, input, output, threads=256, seed=seed) == ""
+        wrong += not torch.equal(output, expected)
+    assert wrong >= len(SEEDS) // 4  # half of the schedules keep the lanes of a warp in order
+
+
+@pytest.mark.parametrize("name", ["half_a_warp_barrier", "load_misaligned_matrices"])
+def test_a_warp_operation_that_a_gpu_would_not_do_is_an_error(kernels: Kernels, name: str) -> None:
+    message = {
+        "half_a_warp_barrier": "emulator: a warp operation was reached by only part of a warp (32 of",
+        "load_misaligned_matrices": "emulator: a row of a matrix is not aligned",
+    }[name]
+    for seed in SCHEDULES:
+        assert kernels.run(name, seed=seed).startswith(message)
+
+
+def test_matrices_are_loaded_as_the_ptx_manual_says(kernels: Kernels) -> None:
+    rows = torch.randint(2**31 - 1, (THREADS, 4), dtype=torch.int32)
+    pointed = rows.flip(0).view(-1, 4, 8, 4)  # warp, matrix, row, word
+    expected = pointed.permute(0, 2, 3, 1).reshape(THREADS, 4)  # lane = 4 * row + word
+    for seed in SCHEDULES:
+        output = torch.zeros(THREADS, 4, dtype=torch.int32)
+        assert kernels.run("load_matrices", rows, output, seed=seed) == ""
+        assert torch.equal(output, expected)
+
+
+def test_a_matrix_of_16_bit_numbers_is_transposed(kernels: Kernels) -> None:
+    input = torch.randint(-(2**15), 2**15, (2, 8, 8), dtype=torch.int16)
+    for seed in SCHEDULES:
+        output = torch.zeros_like(input)
+        assert kernels.run("transpose_matrix", input, output, seed=seed) == ""
+        assert torch.equal(output, input.transpose(1, 2))
+
+
+def fragments(a: Tensor, b: Tensor, sums: Tensor) -> Tensor:
+    """What the 32 lanes of multiply_add hold of a (16, K), b (K, 8) and sums (16, 8): (32, 10) words."""
+    a_words, b_words = a.contiguous().view(torch.int32), b.t().contiguous().view(torch.int32)
+    lanes = []
+    for lane in range(32):
+        g, t = lane // 4, lane % 4
+        left = [a_words[g, t], a_words[g + 8, t], a_words[g, t + 4], a_words[g + 8, t + 4]]
+        mine = sums[g : g + 9 : 8, 2 * t : 2 * t + 2].reshape(-1).view(torch.int32)
+        lanes.append(torch.stack([*left, b_words[g, t], b_words[g, t + 4], *mine]))
+    return torch.stack(lanes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_product_of_matrices_is_that_of_the_ptx_manual(
+    kernels: Kernels, dtype: torch.dtype
+) -> None:
+    name = str(dtype).removeprefix("torch.").replace("float32", "float").replace("float16", "half")
+    name = {"bhalf": "bfloat16"}.get(name, name)
+    k = 32 // dtype.itemsize
+    a, b = (torch.randint(-9, 10, shape).to(dtype) for shape in ((16, k), (k, 8)))
+    sums = torch.randint(-99, 100, (16, 8)).float()
+    expected = sums + a.float() @ b.float()
+    for seed in SCHEDULES:
+        output = torch.zeros(32, 4)
+        operands = fragments(a, b, sums)
+        assert kernels.run(f"multiply_add_{name}", operands, output, threads=32, seed=seed) == ""
+        got = output.view(8, 4, 2, 2).permute(2, 0, 1, 3).reshape(16, 8)
+        assert torch.equal(got, expected)
+
+
+def test_of_a_float_a_product_sees_what_tf32_has(kernels: Kernels) -> None:
+    a, b = torch.full((16, 8), 1 + 2.0**-10 + 2.0**-11), torch.eye(8)
+    output = torch.zeros(32, 4)
+    operands = fragments(a, b, torch.zeros(16, 8))
+    assert kernels.run("multiply_add_float", operands, output, threads=32) == ""
+    assert torch.equal(output, torch.full((32, 4), 1 + 2.0**-10))
+
+
+# ---- signals ------------------------------------------------------------------------------------
+
+ROUNDS = 6
+
+
+def run_ring(kernels: Kernels, variant: str, seed: int | None) -> tuple[str, bool]:
+    """Returns the error of a ring kernel, and whether its results are right."""
+    input, output = values(ROUNDS * 32).view(ROUNDS, 32), torch.zeros(ROUNDS, 32)
+    error = kernels.run(f"ring{variant}", input, output, seed=seed)
+    return error, torch.equal(output, input.roll(-1, 1))
+
+
+def test_a_right_ring_of_signals_is_right_in_every_schedule(kernels: Kernels) -> None:
+    for seed in (None, *range(100)):
+        assert run_ring(kernels, "", seed) == ("", True)
+
+
+@pytest.mark.parametrize("variant", ["_no_wait_for_full", "_no_wait_for_empty", "_no_warp_barrier"])
+def test_a_ring_that_lacks_a_wait_is_found_by_hostile_schedules(
+    kernels: Kernels, variant: str
+) -> None:
+    wrong = sum(not run_ring(kernels, variant, seed)[1] for seed in SEEDS)
+    assert wrong >= len(SEEDS) // 4  # half of the schedules keep the lanes of a warp in order
+
+
+def test_a_signal_that_none_gives_is_an_error_and_no_hang(kernels: Kernels) -> None:
+    for seed in SCHEDULES:
+        error, _ = run_ring(kernels, "_one_arrival_short", seed)
+        assert error.startswith("emulator: threads wait for a signal that none gives")
+
+
+def test_a_signal_off_its_alignment_is_an_error(kernels: Kernels) -> None:
+    assert "emulator: a signal is not aligned" in kernels.run("misaligned_signal")
 
 
 # ---- asynchronous copies ------------------------------------------------------------------------

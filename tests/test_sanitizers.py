@@ -50,6 +50,11 @@ RIGHT_KERNELS: dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], Tensor]]
         lambda: values(THREADS),
         lambda x: x.view(2, 32).sum(1, keepdim=True).expand(2, 32).reshape(-1),
     ),
+    "hand_on_in_warp": (
+        lambda: values(THREADS),
+        lambda x: torch.cat([torch.cat([warp[:1], warp[:-1]]) for warp in x.view(2, 32)]),
+    ),
+    "ring": (lambda: values(6 * 32).view(6, 32), lambda x: x.roll(-1, 1)),
     "in_place": (lambda: values(THREADS), lambda x: x),
     "gather_shared": (
         lambda: integers(*range(THREADS)),
@@ -252,7 +257,10 @@ def test_a_tensor_keeps_its_alignment_and_ends_where_it_ends(asan: Kernels, offs
     [
         ("half_a_barrier", "emulator: a barrier was reached by only part of the block (32 of 64"),
         ("early_exit", "emulator: a barrier was reached by only part of the block (63 of 64"),
-        ("half_a_shuffle", "emulator: a shuffle was reached by only part of a warp (32 of 64"),
+        (
+            "half_a_shuffle",
+            "emulator: a warp operation was reached by only part of a warp (32 of 64",
+        ),
         ("uncommitted", "left 1 asynchronous copies without a wait"),
         ("misaligned", "emulator: an asynchronous copy is not aligned to its size (1 of 64"),
     ],
@@ -283,6 +291,9 @@ COPY = "write of size 4 by an asynchronous copy"
         ("pipeline_no_barrier_before_reuse", {"read of size 4", COPY}),
         ("copy_again_without_wait", {"read of size 4", COPY}),
         ("ordered_by_shuffle", {"read of size 4", "write of size 4"}),
+        ("hand_on_in_warp_without_barrier", {"read of size 4", "write of size 4"}),
+        ("ring_no_wait_for_empty", {"read of size 4", "write of size 4"}),
+        ("ring_no_warp_barrier", {"read of size 4", "write of size 4"}),
     ],
 )
 def test_a_race_is_reported_with_both_lines_in_every_schedule(

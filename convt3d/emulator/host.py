@@ -82,6 +82,11 @@ inline half_t from_acc<half_t, float>(float value) {
   return {uint16_t(sign | ((magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13))};
 }
 
+template <typename scalar_t>
+inline uint32_t round_pair(float first, float second) {
+  return from_acc<scalar_t>(first).bits | uint32_t(from_acc<scalar_t>(second).bits) << 16;
+}
+
 // ---- the schedule ---------------------------------------------------------------------------------
 
 constexpr int kWarpSize = 32;
@@ -89,7 +94,7 @@ constexpr int kWarpSize = 32;
 namespace emulator {
 
 enum class Mode { kFast = 0, kHostile = 1 };
-enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
+enum class State { kReady, kAtBarrier, kAtShuffle, kAtSignal, kDone };
 
 constexpr int kMaxThreads = 1024;
 constexpr size_t kStackBytes = watch::kStackBytes;
@@ -118,8 +123,15 @@ struct Fiber {
   Stack stack;
   watch::Context* context;
   State state;
-  int open_group;  // number of the group that the next commit closes
-  int copies;      // that have not been waited for
+  int open_group;      // number of the group that the next commit closes
+  int copies;          // that have not been waited for
+  const void* signal;  // that it waits for
+};
+
+// What a signal's 8 bytes hold.
+struct Signal {
+  uint16_t arrivals, pending;
+  uint32_t round;
 };
 
 // xorshift64*: schedules need to be repeatable, not good random numbers.
@@ -154,6 +166,9 @@ struct Machine {
   int shuffling[kMaxThreads / kWarpSize];  // lanes of a warp at its shuffle
   int generation[kMaxThreads];             // shuffles a lane has passed: alternates two buffers
   unsigned char exchange[2][kMaxThreads][8];
+  const void* rows[2][kMaxThreads];      // of load_matrices
+  uint32_t operands[2][kMaxThreads][6];  // of multiply_add
+  float products[2][kMaxThreads][4];
   int64_t launch_start = 0, launch_end = 0;  // edges for watch::release and acquire
   char error[256] = "";
   void (*body)(const void*) = nullptr;
@@ -267,7 +282,9 @@ inline CONVT3D_UNSEEN void yield() {
   if (m.done == m.threads) leave(m, m.fibers[from]);
   int shuffling = 0;
   for (int i = 0; i < m.threads; ++i) shuffling += m.fibers[i].state == State::kAtShuffle;
-  if (shuffling) fail("a shuffle was reached by only part of a warp", shuffling);
+  if (shuffling) fail("a warp operation was reached by only part of a warp", shuffling);
+  for (int i = 0; i < m.threads; ++i)
+    if (m.fibers[i].state == State::kAtSignal) fail("threads wait for a signal that none gives", 1);
   fail("a barrier was reached by only part of the block", m.waiting);
 }
 
@@ -286,6 +303,33 @@ inline CONVT3D_UNSEEN void await_block(Machine& m) {
   const int from = m.current;
   m.current = m.order[0];
   if (m.current != from) switch_to(m.fibers[from], m.fibers[m.current]);
+}
+
+inline CONVT3D_UNSEEN void nothing(Machine&) {}
+
+// All lanes of a warp come, the last of them does something for all, then all go on.
+template <typename Last>
+inline CONVT3D_UNSEEN void meet_warp(Machine& m, const Last& last) {
+  const int thread = m.current, warp = thread / kWarpSize;
+  ++m.generation[thread];
+  m.fibers[thread].state = State::kAtShuffle;
+  if (++m.shuffling[warp] < kWarpSize) {
+    yield();
+    return;
+  }
+  last(m);
+  m.shuffling[warp] = 0;
+  for (int i = 0; i < kWarpSize; ++i) m.fibers[warp * kWarpSize + i].state = State::kReady;
+}
+
+// Tells the warp which row of load_matrices this lane points to; gets the rows that it reads.
+inline CONVT3D_UNSEEN void exchange_rows(Machine& m, const void* row, const void* (&rows)[4]) {
+  const int thread = m.current, lane = thread % kWarpSize;
+  auto& offered = m.rows[m.generation[thread] & 1];
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail("a row of a matrix is not aligned", 1);
+  offered[thread] = row;
+  meet_warp(m, nothing);
+  for (int i = 0; i < 4; ++i) rows[i] = offered[thread - lane + 8 * i + lane / 4];
 }
 
 inline CONVT3D_UNSEEN void fiber_main() {
@@ -370,6 +414,7 @@ inline CONVT3D_UNSEEN bool allocate(Machine& m) {
 // ---- what kernels call --------------------------------------------------------------------------
 
 inline CONVT3D_UNSEEN int thread_index() { return emulator::machine().current; }
+inline CONVT3D_UNSEEN int warp_index() { return emulator::machine().current / kWarpSize; }
 inline CONVT3D_UNSEEN int64_t block_index() { return emulator::machine().block; }
 inline CONVT3D_UNSEEN void* shared_memory() { return emulator::machine().shared; }
 
@@ -385,20 +430,133 @@ template <typename T>
 inline CONVT3D_UNSEEN T shuffle_xor(T value, int mask) {
   static_assert(sizeof(T) <= 8, "a lane exchanges at most 8 bytes");
   emulator::Machine& m = emulator::machine();
-  const int thread = m.current, warp = thread / kWarpSize;
-  auto& buffer = m.exchange[m.generation[thread]++ & 1];
+  const int thread = m.current;
+  auto& buffer = m.exchange[m.generation[thread] & 1];
   std::memcpy(buffer[thread], &value, sizeof value);
-  m.fibers[thread].state = emulator::State::kAtShuffle;
-  if (++m.shuffling[warp] < kWarpSize) {
-    emulator::yield();
-  } else {
-    m.shuffling[warp] = 0;
-    for (int i = 0; i < kWarpSize; ++i)
-      m.fibers[warp * kWarpSize + i].state = emulator::State::kReady;
-  }
+  emulator::meet_warp(m, emulator::nothing);
   T other;
   std::memcpy(&other, buffer[thread ^ mask], sizeof other);
   return other;
+}
+
+template <int kCount>
+struct alignas(4 * kCount) Words {
+  uint32_t word[kCount];
+};
+
+inline CONVT3D_UNSEEN void warp_barrier() {
+  emulator::Machine& m = emulator::machine();
+  void* edge = &m.exchange[m.generation[m.current] & 1][m.current / kWarpSize * kWarpSize];
+  emulator::watch::release(edge);
+  emulator::meet_warp(m, emulator::nothing);
+  emulator::watch::acquire(edge);
+}
+
+inline CONVT3D_UNSEEN void signal_init(uint64_t* signal, int arrivals) {
+  if (reinterpret_cast<uintptr_t>(signal) % 8) emulator::fail("a signal is not aligned", 1);
+  const emulator::Signal fresh{uint16_t(arrivals), uint16_t(arrivals), 0};
+  std::memcpy(signal, &fresh, sizeof fresh);
+}
+inline CONVT3D_UNSEEN void signal_arrive(uint64_t* signal) {
+  emulator::Machine& m = emulator::machine();
+  emulator::Signal now;
+  std::memcpy(&now, signal, sizeof now);
+  emulator::watch::release(reinterpret_cast<char*>(signal) + 4 * (now.round & 1));
+  const bool is_over = --now.pending == 0;
+  if (is_over) {
+    now.pending = now.arrivals;
+    ++now.round;
+  }
+  std::memcpy(signal, &now, sizeof now);
+  if (!is_over) return;
+  for (int i = 0; i < m.threads; ++i)
+    if (m.fibers[i].state == emulator::State::kAtSignal && m.fibers[i].signal == signal)
+      m.fibers[i].state = emulator::State::kReady;
+}
+inline CONVT3D_UNSEEN void signal_wait(uint64_t* signal, int parity) {
+  emulator::Machine& m = emulator::machine();
+  emulator::Signal now;
+  std::memcpy(&now, signal, sizeof now);
+  while (int(now.round & 1) == parity) {
+    emulator::Fiber& fiber = m.fibers[m.current];
+    fiber.state = emulator::State::kAtSignal;
+    fiber.signal = signal;
+    emulator::yield();
+    std::memcpy(&now, signal, sizeof now);
+  }
+  emulator::watch::acquire(reinterpret_cast<char*>(signal) + 4 * parity);
+}
+
+inline void load_matrices(Words<4>& to, const void* row) {
+  const void* rows[4];
+  emulator::exchange_rows(emulator::machine(), row, rows);
+  const int word = thread_index() % 4;
+  for (int i = 0; i < 4; ++i) to.word[i] = static_cast<const uint32_t*>(rows[i])[word];
+}
+
+inline CONVT3D_UNSEEN uint32_t transpose_matrix(uint32_t word) {
+  emulator::Machine& m = emulator::machine();
+  const int thread = m.current, lane = thread % kWarpSize, first = thread - lane;
+  auto& words = m.operands[m.generation[thread] & 1];
+  words[thread][0] = word;
+  emulator::meet_warp(m, emulator::nothing);
+  // Row r of the result is column r: from lanes that have rows 2 * (l % 4) and the next.
+  const int row = lane / 4, half = 16 * (row % 2);
+  const auto at = [&](int column) {
+    return words[first + 4 * column + row / 2][0] >> half & 0xffff;
+  };
+  return at(lane % 4 * 2) | at(lane % 4 * 2 + 1) << 16;
+}
+
+// The word's numbers, as the tensor core reads them: of a float the 13 last bits count for nothing.
+template <typename scalar_t>
+inline CONVT3D_UNSEEN void unpack(uint32_t word, float* to) {
+  to[0] = to_acc(scalar_t{uint16_t(word)});
+  to[1] = to_acc(scalar_t{uint16_t(word >> 16)});
+}
+template <>
+inline CONVT3D_UNSEEN void unpack<float>(uint32_t word, float* to) {
+  to[0] = float_of(word & 0xffffe000);
+}
+
+// The products of the warp that is running, for all its lanes.
+template <typename scalar_t>
+inline CONVT3D_UNSEEN void multiply_warp(emulator::Machine& m) {
+  constexpr int kInWord = sizeof(uint32_t) / sizeof(scalar_t), kK = 8 * kInWord;
+  const int first = m.current / kWarpSize * kWarpSize;
+  const int parity = (m.generation[m.current] - 1) & 1;
+  float left[16][kK], right[kK][8], product[16][8] = {};
+  for (int lane = 0; lane < kWarpSize; ++lane)
+    for (int i = 0; i < 6; ++i) {
+      float number[2];
+      unpack<scalar_t>(m.operands[parity][first + lane][i], number);
+      const int k = (lane % 4 + (i < 4 ? i / 2 : i - 4) * 4) * kInWord;
+      for (int j = 0; j < kInWord; ++j)
+        if (i < 4)
+          left[lane / 4 + i % 2 * 8][k + j] = number[j];
+        else
+          right[k + j][lane / 4] = number[j];
+    }
+  for (int k = 0; k < kK; ++k)
+    for (int row = 0; row < 16; ++row)
+      for (int column = 0; column < 8; ++column)
+        product[row][column] += left[row][k] * right[k][column];
+  for (int lane = 0; lane < kWarpSize; ++lane)
+    for (int i = 0; i < 4; ++i)
+      m.products[parity][first + lane][i] = product[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+}
+
+template <typename scalar_t>
+inline CONVT3D_UNSEEN void multiply_add(float (&sum)[4], const Words<4>& a, uint32_t b0,
+                                        uint32_t b1) {
+  emulator::Machine& m = emulator::machine();
+  const int thread = m.current, parity = m.generation[thread] & 1;
+  uint32_t* mine = m.operands[parity][thread];
+  for (int i = 0; i < 4; ++i) mine[i] = a.word[i];
+  mine[4] = b0;
+  mine[5] = b1;
+  emulator::meet_warp(m, multiply_warp<scalar_t>);
+  for (int i = 0; i < 4; ++i) sum[i] += m.products[parity][thread][i];
 }
 
 template <int kBytes>
