@@ -22,11 +22,28 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from convt3d.emulator import host, watch
-from convt3d.kernels import gather, params, primitives, weight
+from convt3d.kernels import (
+    gather,
+    matrix,
+    matrix_load,
+    matrix_multiply,
+    matrix_params,
+    matrix_store,
+    params,
+    primitives,
+    weight,
+)
+from convt3d.matrix.tile import (
+    MOST_CHANNEL_TILES,
+    MOST_CHANNEL_TILES_SPLIT,
+    PATTERNS,
+    family_of,
+)
 
 # dtype name -> C++ type
 SCALARS = {
@@ -35,8 +52,13 @@ SCALARS = {
     "f16": "convt3d::half_t",
     "bf16": "convt3d::bfloat16_t",
 }
+# Families that come in every dtype, and those for the matrix units, which have no fp64: name -> pattern along W.
 FAMILIES = ("gather", "weight")
-PARTS = tuple(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS)
+MATRIX_FAMILIES = {family_of(pattern): pattern for pattern in (*PATTERNS, None)}
+PARTS = (
+    *(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS),
+    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f32", "f16", "bf16")),
+)
 TARGETS = ("host", "cuda", "asan", "tsan")
 
 HOST_FLAGS = ("-O2", "-g1", "-fvisibility=hidden", "-Wno-unknown-pragmas")
@@ -51,7 +73,7 @@ SANITIZER_FLAGS = {
 }
 OLDEST_CAPABILITY = (8, 0)
 
-# The only text that is generated: the instantiations of a part.
+# The instantiations of a part, see entry_text.
 ENTRIES = {
     "gather": """
 #define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
@@ -69,6 +91,15 @@ CONVT3D_EXPORT const char* convt3d_weight(const convt3d::WeightParams* params, i
 }}
 CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::WeightParams); }}
 """,
+    "matrix": """
+#define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
+CONVT3D_EXPORT const char* convt3d_matrix(const convt3d::MatrixParams* params, int channel_tiles,
+                                          void* stream) {{
+  return convt3d::run_matrix<{scalar}, convt3d::{along}, {split}, {most}>(*params, channel_tiles,
+                                                                         stream);
+}}
+CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::MatrixParams); }}
+""",
 }
 
 
@@ -84,10 +115,32 @@ def translation_unit(part: str, target: str) -> str:
         raise RuntimeError(f"target={target!r}, but must be one of {TARGETS}")
     family, dtype = part.split("_")
     machine = (primitives,) if target == "cuda" else (watch, host)
-    kernels = gather if family == "gather" else weight
-    pieces = [_with_line_directive(module) for module in (*machine, params, kernels)]
-    entry = ENTRIES[family].format(scalar=SCALARS[dtype])
-    return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry])
+    pieces = [_with_line_directive(module) for module in (*machine, params, *_kernels(family))]
+    return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry_text(family, dtype)])
+
+
+def _kernels(family: str) -> tuple[ModuleType, ...]:
+    if family in MATRIX_FAMILIES:
+        return (matrix_params, matrix_load, matrix_multiply, matrix_store, matrix)
+    return (gather,) if family == "gather" else (weight,)
+
+
+def entry_text(family: str, dtype: str) -> str:
+    """The C functions of a part: the only text that is generated."""
+    scalar = SCALARS[dtype]
+    if family not in MATRIX_FAMILIES:
+        return ENTRIES[family].format(scalar=scalar)
+    pattern = MATRIX_FAMILIES[family]
+    is_split = dtype == "f32"
+    most = (MOST_CHANNEL_TILES_SPLIT if is_split else MOST_CHANNEL_TILES)[
+        pattern[0] if pattern else 1
+    ]
+    return ENTRIES["matrix"].format(
+        scalar=scalar,
+        along="Along<{}, {}, {}>".format(*pattern) if pattern else "AlongAny",
+        split=str(is_split).lower(),
+        most=most,
+    )
 
 
 def _with_line_directive(module: ModuleType) -> str:
@@ -174,14 +227,14 @@ def compiled(part: str, source: str, target: str, flags: list[str]) -> Path:
     return built
 
 
-def build_all(target: str) -> None:
-    """Compiles every part for a target, as many at a time as there are cores.
+def build_all(target: str, parts: Sequence[str] = PARTS) -> None:
+    """Compiles parts for a target, as many at a time as there are cores.
 
     Raises:
         RuntimeError: as for `library`.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda part: library_path(part, target), PARTS))
+        list(pool.map(lambda part: library_path(part, target), parts))
 
 
 def check_compiler(target: str) -> None:

@@ -14,6 +14,16 @@ from torch import Tensor
 from convt3d import build, plan
 from convt3d.emulator import runtime, sanitized
 from convt3d.geometry import Geometry
+from convt3d.matrix.choice import MatrixUnits
+from convt3d.matrix.launch import matrix_params, planes_fit
+from convt3d.params import (
+    AxisParams,
+    GatherParams,
+    MatrixParams,
+    Params,
+    WeightParams,
+    make_strides,
+)
 from convt3d.plan import Plan
 
 DTYPE_NAMES = {
@@ -24,92 +34,6 @@ DTYPE_NAMES = {
 }
 # Offsets and loop counters of a 32-bit plan stay below 2^31 with room for a last, partial tile.
 LARGEST_32_BIT_EXTENT = 2**31 - 2**20
-
-
-class _Axis(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            "input_size",
-            "output_size",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "gcd",
-            "tap_step",
-            "dilation_inverse",
-        )
-    ]
-
-
-class _Strides(ctypes.Structure):
-    _fields_ = [
-        ("outer", ctypes.c_int64),
-        ("channel", ctypes.c_int64),
-        ("space", ctypes.c_int64 * 3),
-    ]
-
-
-class _Params(ctypes.Structure):
-    """A parameter struct that knows its tensors."""
-
-    tensors: Mapping[str, Tensor]
-
-    def point_to(self, **tensors: Tensor | None) -> None:
-        """Sets the pointers, field by field; those of None stay null."""
-        self.tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        for name, tensor in self.tensors.items():
-            setattr(self, name, tensor.data_ptr())
-
-
-class GatherParams(_Params):
-    """Mirrors GatherParams of kernels/params.py."""
-
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("source_channels", ctypes.c_int64),
-        ("destination_channels", ctypes.c_int64),
-        ("axis", _Axis * 3),
-        ("source", _Strides),
-        ("destination", _Strides),
-        ("weight_group", ctypes.c_int64),
-        ("weight_source", ctypes.c_int64),
-        ("weight_destination", ctypes.c_int64),
-        ("weight_tap", ctypes.c_int64 * 3),
-        ("bias_stride", ctypes.c_int64),
-        ("tile_rows", ctypes.c_int64),
-        ("tile_columns", ctypes.c_int64),
-        ("channels_innermost", ctypes.c_int64),
-        ("source_data", ctypes.c_void_p),
-        ("weight_data", ctypes.c_void_p),
-        ("bias_data", ctypes.c_void_p),
-        ("destination_data", ctypes.c_void_p),
-    ]
-
-
-class WeightParams(_Params):
-    """Mirrors WeightParams of kernels/params.py."""
-
-    _fields_ = [
-        ("batch", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("in_channels", ctypes.c_int64),
-        ("out_channels", ctypes.c_int64),
-        ("axis", _Axis * 3),
-        ("input", _Strides),
-        ("grad_output", _Strides),
-        ("grad_weight", _Strides),
-        ("splits", ctypes.c_int64),
-        ("want_weight", ctypes.c_int64),
-        ("want_bias", ctypes.c_int64),
-        ("input_data", ctypes.c_void_p),
-        ("grad_output_data", ctypes.c_void_p),
-        ("grad_weight_data", ctypes.c_void_p),
-        ("grad_bias_data", ctypes.c_void_p),
-        ("partials", ctypes.c_void_p),
-    ]
 
 
 def allocate(
@@ -186,7 +110,14 @@ def gather(
         geometry,
         _fit_32_bits(source, weight, destination),
         _multiprocessors(source.device),
+        _matrix_units(source, destination) if primitive == "forward" else None,
     )
+    what = f"{primitive} with plan {chosen}"
+    if chosen.tile:
+        count = _multiprocessors(source.device)
+        matrix = matrix_params(geometry, chosen.tile, source, weight, bias, destination, count)
+        _launch(chosen.tile.family, matrix, (chosen.tile.channel_tiles,), source, what)
+        return chosen
     template = _gather_template(
         primitive, geometry, source.stride(), weight.stride(), destination.stride()
     )
@@ -195,10 +126,17 @@ def gather(
     params.point_to(
         source_data=source, weight_data=weight, bias_data=bias, destination_data=destination
     )
-    forward = primitive == "forward"
-    flags = (int(forward), int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
-    _launch("gather", params, flags, source, f"{primitive} with plan {chosen}")
+    is_forward = int(primitive == "forward")
+    flags = (is_forward, int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
+    _launch("gather", params, flags, source, what)
     return chosen
+
+
+def _matrix_units(source: Tensor, destination: Tensor) -> MatrixUnits | None:
+    """What the kernel for the matrix units has here; None where it cannot run."""
+    if source.dtype == torch.float64 or not planes_fit(source, destination):
+        return None
+    return MatrixUnits(source.element_size(), _shared_bytes(source.device))
 
 
 def weight_gradient(
@@ -248,7 +186,7 @@ def weight_gradient(
 
 def _launch(
     family: str,
-    params: _Params,
+    params: Params,
     flags: tuple[int, ...],
     tensor: Tensor,
     what: str,
@@ -268,7 +206,7 @@ def _launch(
         raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {message}")
 
 
-def _emulate(family: str, params: _Params, flags: tuple[int, ...], dtype: torch.dtype) -> str:
+def _emulate(family: str, params: Params, flags: tuple[int, ...], dtype: torch.dtype) -> str:
     """Calls the part on the emulator, in its current mode. Returns what went wrong, or ""."""
     _say_once_that_this_is_the_emulator()
     mode, schedule = runtime.current_mode(), runtime.current_schedule()
@@ -277,7 +215,7 @@ def _emulate(family: str, params: _Params, flags: tuple[int, ...], dtype: torch.
         return error.decode() if error else ""
     part = f"{family}_{DTYPE_NAMES[dtype]}"
     library = _libraries.get((part, mode)) or _sanitized_library(part, mode)
-    call = sanitized.Call(library, f"convt3d_{family}", bytes(params), flags, schedule)
+    call = sanitized.Call(library, f"convt3d_{_kind(family)}", bytes(params), flags, schedule)
     regions = [
         sanitized.Region(
             field.removesuffix("_data"),
@@ -309,15 +247,21 @@ def _entry(
     part = f"{family}_{DTYPE_NAMES[dtype]}"
     file = _libraries.get((part, target))
     loaded = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
-    mirror = GatherParams if family == "gather" else WeightParams
+    kind = _kind(family)
+    mirror = {"gather": GatherParams, "weight": WeightParams, "matrix": MatrixParams}[kind]
     loaded.convt3d_params_bytes.restype = ctypes.c_int64
     if loaded.convt3d_params_bytes() != ctypes.sizeof(mirror):
-        raise RuntimeError(f"{mirror.__name__} here and in kernels/params.py differ in size")
-    entry = getattr(loaded, f"convt3d_{family}")
+        raise RuntimeError(f"{mirror.__name__} here and in convt3d/kernels differ in size")
+    entry = getattr(loaded, f"convt3d_{kind}")
     entry.restype = ctypes.c_char_p
-    flags = 3 if family == "gather" else 2
+    flags = {"gather": 3, "weight": 2, "matrix": 1}[kind]
     entry.argtypes = [ctypes.POINTER(mirror), *[ctypes.c_int] * flags, ctypes.c_void_p]
     return entry
+
+
+def _kind(family: str) -> str:
+    """gather, weight or matrix."""
+    return family.partition(".")[0]
 
 
 @functools.cache
@@ -334,6 +278,15 @@ def _multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def _shared_bytes(device: torch.device) -> int:
+    """Shared memory that a block may have. Source: CUDA C++ Programming Guide, technical specifications."""
+    capability = (8, 0) if device.type != "cuda" else torch.cuda.get_device_capability(device)
+    if capability in plan.SHARED_BYTES:
+        return plan.SHARED_BYTES[capability]
+    return plan.SHARED_BYTES_ELSEWHERE
 
 
 def _fit_32_bits(*tensors: Tensor) -> bool:
@@ -362,7 +315,7 @@ def _gather_template(
     per_group = (geometry.in_channels_per_group, geometry.out_channels_per_group)
     params.source_channels, params.destination_channels = per_group if forward else per_group[::-1]
     params.axis = _axes(geometry)
-    params.source, params.destination = _strides(source), _strides(destination)
+    params.source, params.destination = make_strides(source), make_strides(destination)
     params.weight_group = geometry.in_channels_per_group * weight[0]
     params.weight_source, params.weight_destination = (
         weight[:2] if forward else (weight[1], weight[0])
@@ -391,16 +344,16 @@ def _weight_template(
         splits=splits,
     )
     params.axis = _axes(geometry)
-    params.input, params.grad_output = _strides(input), _strides(grad_output)
-    params.grad_weight = _strides(grad_weight)
+    params.input, params.grad_output = make_strides(input), make_strides(grad_output)
+    params.grad_weight = make_strides(grad_weight)
     return bytes(params)
 
 
-def _axes(geometry: Geometry) -> ctypes.Array[_Axis]:
-    axes = (_Axis * 3)()
+def _axes(geometry: Geometry) -> ctypes.Array[AxisParams]:
+    axes = (AxisParams * 3)()
     for index in range(3):
         axis = geometry.axis(index)
-        axes[index] = _Axis(
+        axes[index] = AxisParams(
             axis.input_size,
             axis.output_size,
             axis.kernel_size,
@@ -412,7 +365,3 @@ def _axes(geometry: Geometry) -> ctypes.Array[_Axis]:
             axis.dilation_inverse,
         )
     return axes
-
-
-def _strides(strides: tuple[int, ...]) -> _Strides:
-    return _Strides(strides[0], strides[1], (ctypes.c_int64 * 3)(*strides[2:]))

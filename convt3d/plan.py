@@ -2,7 +2,8 @@
 
 A plan's name is what case strings, logs and `convt3d.plan.forced` use: `tiled.i32`, `direct.i64`,
 `tiled.i32.split4`. Its parts: the kernel, the width of the indices it computes with, and the split-K
-factor, which only grad_weight has.
+factor, which only grad_weight has. Plans for the matrix units, which only forward has, are named after
+their tile (see convt3d/matrix/tile.py); `matrix.fixed.hold` stands for some tile of that style.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from convt3d.geometry import Geometry
+from convt3d.matrix.choice import MatrixUnits, tile_choice
+from convt3d.matrix.tile import STYLES, MatrixTile, parse_tile
 
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 KERNELS = ("tiled", "direct")
@@ -30,6 +33,10 @@ GATHER_TILE, GATHER_PASS = 128, 64
 # Columns below which a tile's stores along W are too short to be worth a fuller pass.
 SHORTEST_GATHER_RUN = 16
 WEIGHT_TILE_ROWS, WEIGHT_TILE_COLUMNS = 32, 64
+# Shared memory that a block may have, by compute capability, in bytes; of newer ones what all of them have.
+# Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+SHARED_BYTES = {(8, 0): 163 << 10, (8, 7): 163 << 10, (9, 0): 227 << 10, (10, 0): 227 << 10}
+SHARED_BYTES_ELSEWHERE = 99 << 10
 
 
 @dataclass(frozen=True)
@@ -37,16 +44,23 @@ class Plan:
     """One way to run one primitive.
 
     Args:
-        kernel: "tiled" (shared-memory tiles) or "direct" (an element a thread).
-        index_bits: 32 or 64, the width of every index and offset in the kernel.
+        kernel: "tiled" (shared-memory tiles), "direct" (an element a thread) or "matrix" (tensor cores).
+        index_bits: 32 or 64, the width of every index and offset in the kernel; "matrix" has 64 between planes and
+            32 within.
         splits: split-K factor; above 1 a second launch adds the partial sums in order.
+        tile: of "matrix"; or None for one that is chosen for the call:
+        style: from those of this style, one of matrix.tile.STYLES, or from all.
     """
 
     kernel: str
     index_bits: int
     splits: int = 1
+    tile: MatrixTile | None = None
+    style: str = ""
 
     def __str__(self) -> str:
+        if self.kernel == "matrix":
+            return str(self.tile or f"matrix.{self.style}".rstrip("."))
         name = f"{self.kernel}.i{self.index_bits}"
         return name if self.splits == 1 else f"{name}.split{self.splits}"
 
@@ -57,14 +71,23 @@ def parse_plan(name: str) -> Plan:
     Raises:
         RuntimeError: it is not a plan's name.
     """
+    if name in _MATRIX_PLANS:
+        return _MATRIX_PLANS[name]
+    if tile := parse_tile(name):
+        return Plan("matrix", 64, tile=tile)
     match = re.fullmatch(r"(tiled|direct)\.i(32|64)(?:\.split([1-9][0-9]*))?", name, re.ASCII)
     plan = Plan(match[1], int(match[2]), int(match[3] or 1)) if match else None
     if plan is None or str(plan) != name or plan.splits > LARGEST_SPLIT:
         raise RuntimeError(
             f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4', with at "
-            f"most {LARGEST_SPLIT} splits"
+            f"most {LARGEST_SPLIT} splits, or one of {', '.join(_MATRIX_PLANS)}, or a tile's name"
         )
     return plan
+
+
+_MATRIX_PLANS = {
+    str(plan): plan for plan in (Plan("matrix", 64, style=style) for style in ("", *STYLES))
+}
 
 
 def gather_tile(width: int, step: int) -> tuple[int, int]:
@@ -102,13 +125,19 @@ def reduction_length(primitive: str, geometry: Geometry) -> int:
     return geometry.batch * depth * height * width
 
 
-def candidates(primitive: str, geometry: Geometry, fits_32_bits: bool = True) -> list[Plan]:
-    """Returns every plan that can run the primitive.
+def candidates(
+    primitive: str,
+    geometry: Geometry,
+    fits_32_bits: bool = True,
+    units: MatrixUnits | None = None,
+) -> list[Plan]:
+    """Returns every plan that can run the primitive; of the tiles for matrix units, a style for all that are of it.
 
     Args:
         primitive: one of PRIMITIVES.
         geometry: what is computed.
         fits_32_bits: whether every offset into every tensor stays below 2^31.
+        units: of the matrix units; None where the dtype or the strides of a plane are not for them.
     """
     widths = (32, 64) if fits_32_bits and _coordinates_fit(geometry) else (64,)
     kernels = KERNELS if _tiled_grid_fits(primitive, geometry) else ("direct",)
@@ -117,23 +146,33 @@ def candidates(primitive: str, geometry: Geometry, fits_32_bits: bool = True) ->
         length = reduction_length(primitive, geometry)
         splits = [count for count in (2, 3, 7) if count <= length]
         plans += [Plan("tiled", width, count) for width in widths for count in splits]
+    if primitive == "forward" and units:
+        styles = tile_choice(geometry, units).by_style
+        plans += [Plan("matrix", 64, style=style) for style in STYLES if style in styles]
     return plans
 
 
 def choose(
-    primitive: str, geometry: Geometry, fits_32_bits: bool = True, multiprocessors: int = 1
+    primitive: str,
+    geometry: Geometry,
+    fits_32_bits: bool = True,
+    multiprocessors: int = 1,
+    units: MatrixUnits | None = None,
 ) -> Plan:
     """Returns the plan that is expected to be fastest; one a test forces with `forced` goes first.
 
     Args:
-        primitive, geometry, fits_32_bits: as for `candidates`.
+        primitive, geometry, fits_32_bits, units: as for `candidates`.
         multiprocessors: of the device; 1 for the emulator.
 
     Raises:
-        RuntimeError: a plan with 32-bit indices is forced on a call that needs 64.
+        RuntimeError: a plan is forced on a call that it cannot run: its indices have 32 bits and must have 64, or no
+            such tile fits.
     """
     if primitive in _forced:
         plan = _forced[primitive]
+        if plan.kernel == "matrix":
+            return _with_tile(plan, geometry, multiprocessors, units)
         if plan.index_bits == 32 and not (fits_32_bits and _coordinates_fit(geometry)):
             raise RuntimeError(f"plan {plan} is forced on {primitive}, but an offset needs 64 bits")
         return plan
@@ -148,16 +187,36 @@ def choose(
     return Plan(kernel, width)
 
 
+def _with_tile(
+    plan: Plan, geometry: Geometry, multiprocessors: int, units: MatrixUnits | None
+) -> Plan:
+    """A forced plan for the matrix units, with its tile."""
+    choice = tile_choice(geometry, units) if units else None
+    tile = plan.tile
+    if choice and tile is None:
+        found = choice.by_style.get(plan.style, [])
+        tile = found[_variation % len(found)] if found else None
+        tile = tile if plan.style else choice.best(multiprocessors)
+    if choice is None or tile is None or not choice.can_run(tile):
+        raise RuntimeError(
+            f"plan {plan} is forced on forward, but cannot run input of shape {geometry.input_shape} "
+            f"with weight of shape {geometry.weight_shape} and strides and dtype as they are"
+        )
+    return replace(plan, tile=tile, style="")
+
+
 @contextmanager
-def forced(plans: dict[str, str]) -> Iterator[None]:
+def forced(plans: dict[str, str], variation: int = 0) -> Iterator[None]:
     """Makes `choose` return these plans, by primitive, in the whole process; for tests.
 
     Args:
         plans: primitive -> plan name; a primitive that is left out, or is "auto", is chosen as usual.
+        variation: which tile a style of tiles stands for; any number.
 
     Raises:
         RuntimeError: a name is not a primitive's or a plan's.
     """
+    global _variation
     for primitive in plans:
         if primitive not in PRIMITIVES:
             raise RuntimeError(f"primitive={primitive!r}, but must be one of {PRIMITIVES}")
@@ -165,17 +224,22 @@ def forced(plans: dict[str, str]) -> Iterator[None]:
     for primitive, plan in wanted.items():
         if plan.splits > 1 and primitive != "grad_weight":
             raise RuntimeError(f"plan {plan} for {primitive}, but only grad_weight has split-K")
-    before = dict(_forced)
+        if plan.kernel == "matrix" and primitive != "forward":
+            raise RuntimeError(f"plan {plan} for {primitive}, but only forward has matrix plans")
+    before, variation_before = dict(_forced), _variation
     _forced.update(wanted)
+    _variation = variation
     try:
         yield
     finally:
         _forced.clear()
         _forced.update(before)
+        _variation = variation_before
 
 
 # Process-wide, not a context variable: autograd runs backward on threads of its own.
 _forced: dict[str, Plan] = {}
+_variation = 0
 
 
 def _coordinates_fit(geometry: Geometry) -> bool:

@@ -24,6 +24,7 @@ from fuzz.bounds import (
     Expectation,
     Values,
     accumulation_bound,
+    arithmetic_of,
     element_bound,
     expect,
     overflow_threshold,
@@ -32,6 +33,7 @@ from fuzz.case import Case
 from fuzz.identities import violated_identities
 from fuzz.number import RawBits, decode, encode, smallest_subnormal, storage
 from fuzz.outcome import RESULTS, Judgement, Outcome, Verdict
+from fuzz.plans import stands_for
 
 __all__ = ["Comparison", "Expectation", "compare", "expect", "judge", "proves_nothing"]
 
@@ -140,12 +142,12 @@ def compare(expectation: Expectation, outcome: Outcome, leg: str, result: str) -
         result: one of RESULTS.
     """
     case, raw = expectation.case, outcome.results[result]
-    arithmetic = TABLE[leg, case.dtype]
+    plan = _plan(case, outcome, leg, result)
+    arithmetic = arithmetic_of(leg, case.dtype, plan)
     exact = getattr(expectation.values, result)
     if case.lane == "int" and arithmetic.exact_integers:
         wrong = _wrong_integers(expectation, raw, arithmetic.output, result)
         return Comparison(result, arithmetic.output, raw, exact, None, wrong)
-    plan = _plan(case, outcome, leg, result)
     with np.errstate(invalid="ignore", over="ignore"):
         bound = _bound(expectation, arithmetic, _splits(plan), result)
         got = decode(raw, arithmetic.output)
@@ -220,7 +222,7 @@ def _faults(
         for primitive in dict.fromkeys(_PLAN_OF.values()):
             named = getattr(case, f"{primitive}_plan")
             ran = outcome.plans.get(primitive, "none")
-            if named not in ("auto", ran):
+            if not stands_for(named, ran):
                 yield "plan", "", f"{primitive} ran plan {ran}, but the case names {named}"
     dtype = storage(TABLE[leg, case.dtype].output)
     for result in outcome.results.keys() - set(RESULTS):

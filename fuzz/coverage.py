@@ -143,7 +143,8 @@ def _has_row_tiles(n: int, size: Sequence[int], step: Sequence[int]) -> bool:
 
 
 _gather_tile = functools.cache(gather_tile)
-_PLAN_NAMES = candidate_plans(Case(n=_MOST_SPLITS))
+_ANY_PLAN = Case(n=_MOST_SPLITS)  # a case that every plan can run
+_PLAN_NAMES = candidate_plans(_ANY_PLAN)
 
 
 def _field(name: str) -> Callable[[Case], str]:
@@ -245,6 +246,8 @@ def impossibilities(space: Space) -> list[Impossibility]:
     """Every pair of values drawn from this space that no case of it has, and why."""
     narrow = tuple(name for primitive in PRIMITIVES for name in _PLAN_NAMES[primitive])
     narrow = tuple(dict.fromkeys(name for name in narrow if ".i32" in name))
+    matrix = tuple(name for name in _PLAN_NAMES["forward"] if name.startswith("matrix"))
+    fixed = tuple(name for name in matrix if ".fixed." in name)
     most_splits = tuple(
         name for name in _PLAN_NAMES["grad_weight"] if name.endswith(f".split{_MOST_SPLITS}")
     )
@@ -270,6 +273,16 @@ def impossibilities(space: Space) -> list[Impossibility]:
             *("layout", ("far",), "mode", tuple(mode for mode in MODES if mode not in FAR_MODES)),
         ),
     ]
+    reason = "matrix units have no fp64"
+    rules.append(Impossibility(reason, "forward plan", matrix, "dtype", ("f64",)))
+    reason = "the emulator would be busy with it for a minute"
+    rules.append(Impossibility(reason, "forward plan", matrix, "size", ("long",)))
+    reason = "offsets in a plane have 32 bits on matrix units"
+    rules.append(Impossibility(reason, "forward plan", matrix, "layout", ("far",)))
+    reason = "kernels that know their taps have a stride of 1 or 2 along W"
+    rules.append(Impossibility(reason, "forward plan", fixed, "stride", ("above 2",)))
+    reason = "kernels that know their taps have no dilation along W"
+    rules.append(Impossibility(reason, "forward plan", fixed, "dilation", ("2", "above 2")))
     for primitive in PRIMITIVES:
         names = tuple(name for name in narrow if name in _PLAN_NAMES[primitive])
         reason = "offsets of a layout above 2^31 elements need 64 bits"
@@ -284,7 +297,7 @@ def impossibilities(space: Space) -> list[Impossibility]:
 
 def drawn_values(space: Space) -> dict[str, tuple[str, ...]]:
     """What a space has of each feature: name -> values."""
-    plans = {} if space.plans is None else space.plans(Case(n=_MOST_SPLITS))
+    plans = {} if space.plans is None else space.plans(_ANY_PLAN)
     chosen: dict[str, Sequence[str]] = {
         "dtype": space.dtypes,
         "lane": space.lanes,

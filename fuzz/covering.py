@@ -140,7 +140,9 @@ class CoveringSet:
         """Whether the wanted plans can run a geometry."""
         if self._space.plans is None or not wanted & PLAN_VALUES:
             return True
-        plans = self._space.plans(geometry)
+        names = dict(NAMES[number] for number in numbers_in(wanted))
+        asked = {field: names[field] for field in ("mode", "layout", "dtype") if field in names}
+        plans = self._space.plans(replace(geometry, **asked))  # type: ignore[arg-type]
         return all(
             value == "auto" or value in plans.get(feature.removesuffix(" plan"), ())
             for feature, value in (NAMES[number] for number in numbers_in(wanted & PLAN_VALUES))

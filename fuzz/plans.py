@@ -5,9 +5,25 @@ A case string is read without knowing any plan; where one comes in from outside,
 
 from __future__ import annotations
 
-from convt3d import plan
+from convt3d import build, plan
 from convt3d.geometry import Geometry
+from convt3d.matrix.choice import MatrixUnits, tile_choice
+from convt3d.matrix.tile import Pattern, family_of, parse_tile
 from fuzz.case import Case, CaseError, format_token
+
+# Of compute capability 8.0, which the emulator has too; newer ones have no less.
+MATRIX_UNITS = {
+    dtype: MatrixUnits(element_bytes, plan.SHARED_BYTES[8, 0])
+    for dtype, element_bytes in {"f16": 2, "bf16": 2, "f32": 4, "tf32": 4}.items()
+}
+
+# Kernels for a pattern along W take seconds to build, so on the emulator cases meet these; the others differ from them
+# in constants alone, and tests/test_matrix.py runs each. Under a sanitizer, where a build takes longest, fewer.
+EMULATED_PATTERNS: tuple[Pattern | None, ...] = ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1), None)
+SANITIZED_PATTERNS: tuple[Pattern | None, ...] = ((2, 3, 1), None)
+SANITIZED_DTYPES = ("f32", "tf32", "f16")
+# A size above keeps the emulator busy for a minute, for each place of a block is a round of all its threads.
+LARGEST_MATRIX_SIZE = 2**15
 
 
 def geometry(case: Case) -> Geometry:
@@ -26,16 +42,57 @@ def geometry(case: Case) -> Geometry:
     )
 
 
-def candidate_plans(case: Case) -> dict[str, list[str]]:
-    """Names of the plans that can run each primitive of a case; its tensors must be small."""
-    shape = geometry(case)
-    return {
+def candidate_plans(case: Case, every_pattern: bool = False) -> dict[str, list[str]]:
+    """Names of the plans that can run each primitive of a case; its tensors must be small.
+
+    Args:
+        case: the case.
+        every_pattern: kernels for the matrix units that are not built beforehand too.
+    """
+    shape, is_far = geometry(case), case.layout == "far"
+    units = _matrix_units(case)
+    found = {
         primitive: [
-            str(candidate)
-            for candidate in plan.candidates(primitive, shape, fits_32_bits=case.layout != "far")
+            str(candidate) for candidate in plan.candidates(primitive, shape, not is_far, units)
         ]
         for primitive in plan.PRIMITIVES
     }
+    if units and not every_pattern:
+        pattern = tile_choice(shape, units).pattern
+        if pattern not in _patterns(case.mode):
+            found["forward"] = [name for name in found["forward"] if ".fixed" not in name]
+    return found
+
+
+def _matrix_units(case: Case) -> MatrixUnits | None:
+    if case.layout == "far" or case.dtype == "f64":
+        return None
+    if max(case.n, case.in_channels, case.out_channels, *case.input_size) > LARGEST_MATRIX_SIZE:
+        return None
+    if case.mode in build.SANITIZER_FLAGS and case.dtype not in SANITIZED_DTYPES:
+        return None
+    return MATRIX_UNITS[case.dtype]
+
+
+def _patterns(mode: str) -> tuple[Pattern | None, ...]:
+    return SANITIZED_PATTERNS if mode in build.SANITIZER_FLAGS else EMULATED_PATTERNS
+
+
+def usual_parts(target: str) -> list[str]:
+    """The parts that cases meet on a target, to be built before the first of them."""
+    if target == "cuda":
+        return list(build.PARTS)
+    dtypes = SANITIZED_DTYPES if target in build.SANITIZER_FLAGS else tuple(MATRIX_UNITS)
+    wanted = {f"{family_of(pattern)}_{dtype}" for pattern in _patterns(target) for dtype in dtypes}
+    return [part for part in build.PARTS if not part.startswith("matrix") or part in wanted]
+
+
+def stands_for(named: str, ran: str) -> bool:
+    """Whether a plan that ran is one that a case names: itself, one of the named style, or any for "auto"."""
+    if named in ("auto", ran):
+        return True
+    tile = parse_tile(ran)
+    return tile is not None and named in ("matrix", f"matrix.{tile.style}")
 
 
 def check_plans(case: Case) -> None:
@@ -52,5 +109,9 @@ def check_plans(case: Case) -> None:
             raise CaseError(f"{where}{error}, or 'auto'") from None
         if named.index_bits == 32 and case.layout == "far":
             raise CaseError(f"{where}plan={name!r}, but offsets of layout 'far' need 64 bits")
+        if named.kernel == "matrix" and (case.layout == "far" or case.dtype == "f64"):
+            raise CaseError(f"{where}there are no matrix units for layout 'far' or dtype 'f64'")
+        if named.kernel == "matrix" and primitive != "forward":
+            raise CaseError(f"{where}only forward has matrix plans")
         if named.splits > 1 and (primitive != "grad_weight" or not name.startswith("tiled")):
             raise CaseError(f"{where}only tiled plans of grad_weight have split-K")

@@ -24,6 +24,7 @@ from fuzz.arguments import count, positive_int
 from fuzz.campaign import BROKEN, Campaign
 from fuzz.case import GPU_TOOLS, Case, CaseError
 from fuzz.legs import SUBJECT_MODULE
+from fuzz.plans import usual_parts
 from fuzz.shard import Options, device_dtypes
 from fuzz.strategies import MAX_SEED, SCHEDULED_MODES
 from fuzz.worker import SubjectError
@@ -139,7 +140,7 @@ def write_corpus(
 def _build(modes: Sequence[str]) -> None:
     started_s = time.monotonic()
     for mode in modes:
-        build.build_all(mode)
+        build.build_all(mode, usual_parts(mode))
     print(f"kernels for {' '.join(modes)} are built, in {time.monotonic() - started_s:.0f} s")
 
 

@@ -208,12 +208,13 @@ def search_space(options: Options, device: str, shard: int | None = None) -> Spa
     """What a shard draws from; None stands for all of them together."""
     shards = range(options.shards) if shard is None else (shard,)
     modes = options.modes or tuple(mode for index in shards for mode in device_modes(device, index))
+    every_pattern = device == "cuda" or options.profile == "nightly"
     return Space(
         dtypes=options.dtypes or device_dtypes(device),
         lanes=options.lanes or LANES,
         layouts=device_layouts(device),
         modes=modes,
-        plans=candidate_plans,
+        plans=functools.partial(candidate_plans, every_pattern=every_pattern),
         has_vast=device != "cuda",
     )
 

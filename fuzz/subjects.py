@@ -34,6 +34,7 @@ from fuzz.arena import DTYPES, Arena, ArenaFull, Placed, dirty_free_memory
 from fuzz.case import GPU_TOOLS, Case
 from fuzz.far_memory import FarMemory
 from fuzz.outcome import RESULTS, Outcome
+from fuzz.plans import usual_parts
 from fuzz.separate_memory import SeparateMemory
 from fuzz.worker_process import enter_stage
 
@@ -62,7 +63,7 @@ def warm_up(name: str, modes: Sequence[str]) -> None:
     if name == "convt3d":
         sanitized = [mode for mode in modes if mode in build.SANITIZER_FLAGS]
         for target in ["cuda"] if torch.cuda.is_available() else ["host", *sanitized]:
-            build.build_all(target)
+            build.build_all(target, usual_parts(target))
     {"convt3d": convt3d, "oracle": oracle, "native": native}[name](Case())
 
 
@@ -124,7 +125,7 @@ def _run_convt3d(case: Case, gradient: str | None = None) -> Outcome:
     with (
         _allocating_in(memory),
         _noting_plans() as ran,
-        plan.forced(plans),
+        plan.forced(plans, variation=case.seed),
         runtime.schedule(case.mode if case.mode in runtime.MODES else "fast", case.schedule),
         _on_side_stream(device) if case.mode == "delayed" else nullcontext(),
     ):

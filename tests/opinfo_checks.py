@@ -48,7 +48,10 @@ def internal(module: str) -> Any:
     try:
         with warnings.catch_warnings():  # of what NumPy will not have for ever
             warnings.simplefilter("ignore", DeprecationWarning)
-            return importlib.import_module(f"torch.testing._internal.{module}")
+            found = importlib.import_module(f"torch.testing._internal.{module}")
+            # Importing it forbids the whole process to set flags of torch.backends.
+            torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+            return found
     except ModuleNotFoundError as missing:
         if (missing.name or "torch").startswith("torch"):
             raise

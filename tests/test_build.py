@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from convt3d import build, launch
+from convt3d import build
 from convt3d.emulator import host, watch
-from convt3d.kernels import gather, params, primitives, weight
+from convt3d.kernels import gather, matrix, params, primitives, weight
+from convt3d.params import GatherParams, MatrixParams, WeightParams
 
 PART = "gather_f32"
 # A library that is loaded anyway, in the place of one that was compiled.
@@ -65,11 +66,12 @@ def test_a_part_is_one_family_in_one_dtype(part: str) -> None:
     family, dtype = part.split("_")
     for target, machine in (("host", (watch, host)), ("cuda", (primitives,))):
         text = build.translation_unit(part, target)
-        kernels = {"gather": gather, "weight": weight}[family]
+        kind = family.partition(".")[0]
+        kernels = {"gather": gather, "weight": weight, "matrix": matrix}[kind]
         for module in (*machine, params, kernels):
             assert text.count(module.SOURCE) == 1
-        assert f"convt3d_{family}(" in text
-        assert f"run_{family}<{build.SCALARS[dtype]}>" in text
+        assert f"convt3d_{kind}(" in text
+        assert re.search(rf"run_{kind}<{build.SCALARS[dtype]}[,>]", text)
 
 
 @pytest.mark.parametrize("target", build.SANITIZER_FLAGS)
@@ -78,7 +80,8 @@ def test_the_text_under_a_sanitizer_is_that_of_the_emulator(target: str) -> None
 
 
 def test_every_family_comes_in_every_dtype() -> None:
-    assert len(set(build.PARTS)) == len(build.FAMILIES) * len(build.SCALARS) == 8
+    matrix_parts = 3 * len(build.MATRIX_FAMILIES)  # without fp64
+    assert len(set(build.PARTS)) == len(build.FAMILIES) * len(build.SCALARS) + matrix_parts
 
 
 @pytest.mark.parametrize(
@@ -400,7 +403,8 @@ def test_a_library_keeps_its_own_symbols_to_itself() -> None:
 
 @pytest.mark.parametrize("part", build.PARTS)
 def test_every_part_compiles_for_the_emulator_and_says_the_size_of_its_struct(part: str) -> None:
-    mirror = launch.GatherParams if part.startswith("gather") else launch.WeightParams
+    kind = part.partition("_")[0].partition(".")[0]
+    mirror = {"gather": GatherParams, "weight": WeightParams, "matrix": MatrixParams}[kind]
     library = build.library(part, "host")
     library.convt3d_params_bytes.restype = ctypes.c_int64
     assert library.convt3d_params_bytes() == ctypes.sizeof(mirror)

@@ -212,7 +212,7 @@ def test_a_product_of_matrices_is_that_of_the_ptx_manual(
 ) -> None:
     name = str(dtype).removeprefix("torch.").replace("float32", "float").replace("float16", "half")
     name = {"bhalf": "bfloat16"}.get(name, name)
-    k = 32 // dtype.itemsize
+    k = 32 * 8 // torch.finfo(dtype).bits
     a, b = (torch.randint(-9, 10, shape).to(dtype) for shape in ((16, k), (k, 8)))
     sums = torch.randint(-99, 100, (16, 8)).float()
     expected = sums + a.float() @ b.float()

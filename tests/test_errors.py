@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import convt3d
-from convt3d import build, launch, plan
+from convt3d import build, launch, params, plan
 from convt3d import ops as _ops  # noqa: F401  registers torch.ops.convt3d
 
 
@@ -321,12 +321,12 @@ def test_a_launch_that_fails_names_primitive_plan_and_device() -> None:
 def test_a_parameter_struct_unlike_the_compiled_one_is_refused(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Longer(launch.GatherParams):
+    class Longer(params.GatherParams):
         _fields_ = [("added", ctypes.c_int64)]  # noqa: RUF012
 
     for name in ("GatherParams", "WeightParams"):
         monkeypatch.setattr(launch, name, Longer)
-    with pytest.raises(RuntimeError, match=r"here and in kernels/params\.py differ in size"):
+    with pytest.raises(RuntimeError, match=r"here and in convt3d/kernels differ in size"):
         launch._entry(family, torch.float32, "host", 0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convt3d import launch
+from convt3d import launch, params
 from fuzz import bounds, checks, data, subjects
 from fuzz.arena import DTYPES, GUARD_BYTES, Placed
 from fuzz.case import Case, CaseError, parse_case
@@ -107,7 +107,7 @@ def test_convt3d_is_right_on_far_tensors(seed: int) -> None:
 def test_a_kernel_that_drops_strides_is_wrong_on_far_tensors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(launch, "_strides", lambda strides: launch._Strides(0, 0))
+    monkeypatch.setattr(launch, "make_strides", lambda strides: params.Strides(0, 0))
     monkeypatch.setattr(launch, "_gather_template", launch._gather_template.__wrapped__)
     outcome = subjects.convt3d(CASE)
     judgement = checks.judge(CASE, bounds.expect(CASE, data.generate(CASE)), outcome, "convt3d")

@@ -18,6 +18,7 @@ import convt3d
 from convt3d import launch, plan
 from convt3d.emulator import runtime
 from convt3d.geometry import Geometry
+from convt3d.params import Params
 from tests import operator_checks as checks
 from tests.operator_checks import GEOMETRIES, MEMORY_FORMATS, VIEWS, Operands, name_of
 
@@ -36,7 +37,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = launch._launch
 
     def recording(
-        family: str, params: launch._Params, flags: tuple[int, ...], tensor: Tensor, what: str
+        family: str, params: Params, flags: tuple[int, ...], tensor: Tensor, what: str
     ) -> None:
         seen.append(what)
         real(family, params, flags, tensor, what)

@@ -105,7 +105,7 @@ def test_the_command_says_what_it_ran(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(build, "build_all", built.append)
+    monkeypatch.setattr(build, "build_all", lambda target, parts: built.append(target))
     preload(["tests.fake_subjects", "pytest"])
     code = main(
         [

@@ -15,7 +15,17 @@ from torch.utils import cpp_extension
 
 from convt3d import build, launch
 from convt3d.emulator import host, watch
-from convt3d.kernels import gather, params, primitives, weight
+from convt3d.kernels import (
+    gather,
+    matrix,
+    matrix_load,
+    matrix_multiply,
+    matrix_params,
+    matrix_store,
+    params,
+    primitives,
+    weight,
+)
 
 
 def _free_namespace() -> str:
@@ -31,6 +41,15 @@ NAMESPACE = _free_namespace()
 MACHINES = {"cuda": (primitives.SOURCE,), "host": (watch.SOURCE, host.SOURCE)}
 MACHINES_WITHOUT_EMULATOR = {"cuda": (primitives.SOURCE,)}
 
+KERNELS = {
+    "gather": (gather.SOURCE,),
+    "weight": (weight.SOURCE,),
+    "matrix": (
+        *(matrix_params.SOURCE, matrix_load.SOURCE, matrix_multiply.SOURCE),
+        *(matrix_store.SOURCE, matrix.SOURCE),
+    ),
+}
+
 
 @functools.cache
 def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
@@ -45,9 +64,9 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
         RuntimeError: a compiler is missing or fails, or the GPU is older than compute capability 8.0.
     """
     family, dtype = part.split("_")
-    kernels = gather.SOURCE if family == "gather" else weight.SOURCE
-    entry = build.ENTRIES[family].format(scalar=build.SCALARS[dtype])
-    source = "\n".join([*MACHINES[target], params.SOURCE, kernels, entry])
+    kernels = KERNELS[family.partition(".")[0]]
+    entry = build.entry_text(family, dtype)
+    source = "\n".join([*MACHINES[target], params.SOURCE, *kernels, entry])
     if target == "cuda":
         flags = [*build.CUDA_FLAGS, *build.architecture_flags(device_index)]
         options: dict[str, Any] = {"cpp_sources": [""], "cuda_sources": [source]}

@@ -23,7 +23,7 @@ from pathlib import Path
 from convt3d import build
 from fuzz import machine
 from fuzz.mutation import operators
-from fuzz.mutation.kernel_text import MODULES
+from fuzz.mutation.kernel_text import MODULES, MUTATED_PARTS
 from fuzz.mutation.mutant import EXPRESSION, Change, Edit, KernelMutant
 
 # Less optimised than the emulator's own build, as every expression has a switch in it. What is undefined in C++ must do
@@ -126,7 +126,9 @@ def locate(edit: Edit | Change, name: str) -> Change:
     return Change(edit.file, start, start + len(edit.right), edit.wrong, edit.kind)
 
 
-def without_stillborn(layer: Layer, parts: Sequence[str] = build.PARTS) -> tuple[Layer, list[str]]:
+def without_stillborn(
+    layer: Layer, parts: Sequence[str] = MUTATED_PARTS
+) -> tuple[Layer, list[str]]:
     """Returns the layer without the mutants that do not compile, and their names.
 
     Asks the compiler, but remembers its answer with the libraries.
@@ -157,7 +159,7 @@ def without_stillborn(layer: Layer, parts: Sequence[str] = build.PARTS) -> tuple
 
 
 def compiled(
-    layer: Layer, parts: Sequence[str] = build.PARTS, targets: Iterable[str] = ("host",)
+    layer: Layer, parts: Sequence[str] = MUTATED_PARTS, targets: Iterable[str] = ("host",)
 ) -> Libraries:
     """Returns the libraries of a layer that has no stillborn mutants, compiling what no earlier run has.
 
@@ -165,7 +167,7 @@ def compiled(
 
     Args:
         layer: the layer.
-        parts: of build.PARTS.
+        parts: of MUTATED_PARTS.
         targets: "host" and modes of sanitizers.
 
     Raises:

@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from random import Random
 
-from convt3d import build
 from convt3d.emulator import runtime
 from fuzz import checks, data, shard
 from fuzz.bounds import Expectation, expect
 from fuzz.case import Case, format_case
 from fuzz.mutation import schemata
 from fuzz.mutation.check_name import check_name
+from fuzz.mutation.kernel_text import MUTATED_PARTS
 from fuzz.mutation.mutant import KernelMutant, Mutant, PythonMutant, Result
 from fuzz.outcome import FAILURES, Judgement, Outcome
 from fuzz.strategies import draw_case
@@ -125,9 +125,9 @@ def draw_cases(options: Options) -> list[Case]:
 
 
 def parts_of(dtypes: Iterable[str]) -> list[str]:
-    """The parts of convt3d.build.PARTS that these dtypes need."""
+    """The parts that are mutated, of those that these dtypes need."""
     wanted = set(dtypes)
-    return [part for part in build.PARTS if part.partition("_")[2] in wanted]
+    return [part for part in MUTATED_PARTS if part.partition("_")[2] in wanted]
 
 
 def serve(

@@ -1,0 +1,242 @@
+"""forward on the matrix units: an implicit GEMM whose blocks march along D; some warps load, others multiply."""
+
+SOURCE = r"""
+// Needs matrix_load.py, matrix_multiply.py and matrix_store.py.
+namespace convt3d {
+
+// A ring of slots, as one side sees it.
+struct Ring {
+  uint64_t* full;   // signals, one a slot: it may be read
+  uint64_t* empty;  // it may be written
+  int slots;
+};
+
+// ---- the warps that load --------------------------------------------------------------------------
+
+// Loads what the others need in the order in which they need it.
+template <typename scalar_t, int kM>
+__device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int places, int thread,
+                                   int threads) {
+  const BlockWork work = kept_work(p);
+  unsigned char* slots = static_cast<unsigned char*>(shared_memory()) + p.at.slots;
+  const LoaderShare share = loader_share(p, threads, thread);
+  const scalar_t* source = static_cast<const scalar_t*>(p.source_data) +
+                           int64_t(work.group) * p.source_channels * p.source.channel;
+  int slot = 0, parity = 1;
+  const auto load = [&](const MatrixPlace& place, int d, int chunk) {
+    PlaneLoad<scalar_t> plane;
+    const int first = chunk * p.chunk_slabs * slab_channels<scalar_t>();
+    const int row = place.flat / p.pitch;
+    plane.inside = d >= 0 && d < p.input_size[0];
+    plane.from = source + place.n * p.source.outer + first * p.source.channel +
+                 (plane.inside ? d : 0) * p.source.space[0];
+    plane.channels = p.source_channels - first;
+    plane.h = row + p.low[1];
+    plane.w = place.w + p.low[2];
+    plane.before = place.flat - row * p.pitch;
+    plane.rows = (plane.before + p.positions + p.pitch - 1) / p.pitch;
+    plane.slot = slots + slot * p.at.slot;
+    plane.empty = ring.empty + slot;
+    plane.parity = parity;
+    load_any_plane<scalar_t>(p, plane, share, thread);
+  };
+  const auto finish = [&] {  // the slot
+    warp_barrier();
+    if (thread % kWarpSize == 0) signal_arrive(ring.full + slot);
+    if (++slot == ring.slots) slot = 0, parity ^= 1;
+  };
+  for (int index = work.first_place; index < places; index += p.blocks_per_tile) {
+    const MatrixPlace place = matrix_place(p, index);
+    if (p.holds) {
+      for (int j = 0; j < place.steps * p.depths + p.span[0]; ++j)
+        for (int chunk = 0; chunk < p.chunks; ++chunk) {
+          load(place, place.d + p.low[0] + j, chunk);
+          finish();
+        }
+      continue;
+    }
+    for (int step = 0; step < place.steps; ++step)
+      for (int number = p.phases_before[work.part]; number < p.phases_before[work.part + 1];
+           ++number) {
+        const MatrixPhase phase = matrix_phase(p, number);
+        const PhaseTaps& taps_d = p.taps[0][phase.e[0]];
+        const PhaseTaps& taps_h = p.taps[1][phase.e[1]];
+        if (taps_h.count == 0 || p.taps[2][phase.e[2]].count == 0) continue;
+        for (int j = 0; j < taps_d.count; ++j)
+          for (int chunk = 0; chunk < p.chunks; ++chunk) {
+            load(place, place.d + step + p.low[0] + taps_d.base + j * taps_d.shift, chunk);
+            if (p.streams_weights)
+              stage_weights<scalar_t, kM>(
+                  p,
+                  {taps_d.first + j * taps_d.step, 1, 1, taps_h.first, taps_h.count, taps_h.step,
+                   chunk * p.chunk_slabs, p.chunk_slabs},
+                  work.group, work.first_channel, slots + slot * p.at.slot + p.at.slot_weights,
+                  thread, threads);
+            finish();
+          }
+      }
+  }
+}
+
+// ---- the kernel -----------------------------------------------------------------------------------
+
+// Block: kM * 16 channels of one group and a part of the phases; it takes every blocks_per_tile-th place
+//   and marches along D.
+// Warps 0 to 7 multiply: (set, depth, flat), flat fastest, has 64 columns of the flat plane at one depth
+//   and computes the phases of its set. The others load planes into slots.
+// Grid: blocks_per_tile fastest, then parts, channel tiles, groups. Shared memory: MatrixShared.
+// Must hold: coordinates and offsets in a plane fit 31 bits; flats * depths * sets = 8; without `holds`,
+//   depths = sets = 1.
+// Order of summation: taps along D, chunks, taps along H, steps of K, taps along W; bias last.
+template <typename scalar_t, typename W, bool kSplit, int kM>
+__global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
+    gather_matrix_kernel(const MatrixParams p) {
+  unsigned char* shared = static_cast<unsigned char*>(shared_memory());
+  const int warp = warp_index(), lane = thread_index() % kWarpSize;
+  const int chunks = p.chunks, slots = p.slots;
+  Ring ring;
+  ring.full = reinterpret_cast<uint64_t*>(shared + p.at.signals);
+  ring.empty = ring.full + slots;
+  ring.slots = slots;
+
+  const int places = p.batch * p.places[0] * p.places[1] * p.places[2];
+
+  const BlockWork work = block_work<kM>(p);
+  if (thread_index() == 0) {
+    kept_work(p) = work;
+    for (int i = 0; i < slots; ++i) {
+      signal_init(ring.full + i, loading_threads<W, kM>() / kWarpSize);
+      signal_init(ring.empty + i, kMultiplyingWarps);
+    }
+  }
+  if (!p.streams_weights)
+    stage_weights<scalar_t, kM>(
+        p, {0, p.kernel_size[0], 1, 0, p.kernel_size[1], 1, 0, p.chunks * p.chunk_slabs},
+        work.group, work.first_channel, shared, thread_index(), matrix_threads<W, kM>());
+  barrier();
+
+  if (warp >= kMultiplyingWarps) {
+    load_planes<scalar_t, kM>(p, ring, places, thread_index() - kMultiplyingWarps * kWarpSize,
+                              loading_threads<W, kM>());
+    return;
+  }
+
+  const int flat = warp % p.flats;
+  const int matrix = lane / 8;  // of load_matrices: the slab, then the next position
+  // Runs are whole, so the units left out before one of them are known.
+  const unsigned char* positions =
+      shared + p.at.slots + matrix % 2 * p.at.slab + (flat * 8 + lane % 8) * (kRun + 1) * 16;
+  const int next = matrix / 2;
+  unsigned char* staging = shared + p.at.staging + warp * p.at.staging_warp;
+  const int kernel_h = p.kernel_size[1], kernel_w = p.kernel_size[2];
+
+  int ready = 0, ready_slot = 0, parity = 0;  // planes that are known to be there
+  const auto need = [&](int item) {
+    while (ready <= item) {
+      signal_wait(ring.full + ready_slot, parity);
+      ++ready;
+      if (++ready_slot == slots) ready_slot = 0, parity ^= 1;
+    }
+  };
+  int item = 0, item_slot = 0;  // holds: the lowest plane of the step; else the next one
+  const auto advance = [&](int count) {
+    need(item + count - 1);  // a warp that has no use for a plane must not run ahead of it
+    warp_barrier();
+    item += count;
+    for (int i = 0; i < count; ++i) {
+      if (lane == 0) signal_arrive(ring.empty + item_slot);
+      if (++item_slot == slots) item_slot = 0;
+    }
+  };
+
+  KeptPlace& kept = kept_place(p, staging);
+  for (int index = kept_work(p).first_place; index < places;) {
+    keep_place<scalar_t, W>(p, kept_work(p), index, staging, lane);
+    for (int d = kept.first_depth; d < kept.last_depth; d += p.depths) {
+      for (int number = kept.first_phase; number < kept.last_phase; ++number) {
+        const MatrixPhase phase = matrix_phase(p, number);
+        const PhaseTaps& taps_d = p.taps[0][phase.e[0]];
+        const PhaseTaps& taps_h = p.taps[1][phase.e[1]];
+        const PhaseTaps& taps_w = p.taps[2][phase.e[2]];
+        float sum[kM][W::kStride][kRun][4];
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (int e = 0; e < W::kStride; ++e)
+#pragma unroll
+            for (int t = 0; t < kRun; ++t)
+#pragma unroll
+              for (int i = 0; i < 4; ++i) sum[m][e][t][i] = 0;
+
+        const int planes = taps_h.count > 0 && taps_w.count > 0 ? taps_d.count : 0;
+        for (int j = 0; j < planes; ++j) {
+          const int plane = kept.depth + taps_d.base + j * taps_d.shift;
+          const int tap_d = taps_d.first + j * taps_d.step;
+          for (int chunk = 0; chunk < chunks; ++chunk) {
+            const int ahead = p.holds ? plane * chunks + chunk : 0;
+            need(item + ahead);
+            int slot = item_slot + ahead;
+            if (slot >= slots) slot -= slots;  // never more than `slots` ahead
+            if (kept.has_columns) {
+              ItemWalk walk;
+              walk.from = positions + slot * p.at.slot;
+              walk.position = taps_h.base * p.pitch + next;
+              walk.rows = taps_h.count;
+              walk.steps = p.chunk_slabs / 2;
+              walk.next_row = taps_h.shift * p.pitch;
+              walk.next_step = 2 * p.at.slab;
+              walk.tap = p.at.tap;
+              if (p.streams_weights) {
+                walk.fragments = shared + p.at.slots + slot * p.at.slot + p.at.slot_weights;
+                walk.fragments_row = kernel_w * p.at.tap;
+              } else {
+                walk.fragments = shared + (tap_d * kernel_h + taps_h.first) * kernel_w * p.at.tap +
+                                 chunk * walk.steps * (kM * 512);
+                walk.fragments_row = taps_h.step * kernel_w * p.at.tap;
+              }
+              walk.fragments += lane * 16;
+              walk.fragments_row -= walk.steps * (kM * 512);
+              multiply_item<scalar_t, W, kSplit, kM>(sum, walk, taps_w);
+            }
+            if (!p.holds) advance(1);
+          }
+        }
+        if (kept.has_columns && d * p.stride[0] + phase.e[0] < p.output_size[0])
+          store_phase<scalar_t, W, kM>(p, sum, staging, d, phase, lane);
+      }
+      if (p.holds) advance(p.depths * chunks);
+    }
+    if (p.holds) advance(p.span[0] * chunks);
+    index = kept.index + p.blocks_per_tile;
+    warp_barrier();  // before the next place is noted
+  }
+}
+
+// ---- launch ------------------------------------------------------------------------------------------
+
+template <typename scalar_t, typename W, bool kSplit, int kM>
+const char* launch_matrix(const MatrixParams& p, void* stream) {
+  if (W::kFixed && (W::kStride != p.stride[2] || W::kTaps != p.kernel_size[2]))
+    return "this kernel is for other parameters along W";
+  if (p.flats * p.depths * p.sets != kMultiplyingWarps)
+    return "flats * depths * sets must be the number of warps that multiply";
+  if (!p.holds && p.depths * p.sets != 1) return "without holds, depths and sets must be 1";
+  const int64_t channel_tiles = (p.destination_channels + kM * 16 - 1) / (kM * 16);
+  return launch(gather_matrix_kernel<scalar_t, W, kSplit, kM>,
+                p.blocks_per_tile * p.parts * channel_tiles * p.groups, matrix_threads<W, kM>(),
+                p.at.all, stream, p);
+}
+
+// kMost: channel tiles that there are kernels for.
+template <typename scalar_t, typename W, bool kSplit, int kMost>
+const char* run_matrix(const MatrixParams& p, int channel_tiles, void* stream) {
+  if (channel_tiles == 1) return launch_matrix<scalar_t, W, kSplit, 1>(p, stream);
+  if constexpr (kMost > 1)
+    if (channel_tiles == 2) return launch_matrix<scalar_t, W, kSplit, 2>(p, stream);
+  if constexpr (kMost > 2)
+    if (channel_tiles == 3) return launch_matrix<scalar_t, W, kSplit, 3>(p, stream);
+  return "there is no kernel for so many channel tiles";
+}
+
+}  // namespace convt3d
+"""

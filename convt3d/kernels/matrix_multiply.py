@@ -1,0 +1,206 @@
+"""forward on the matrix units: the products of one plane."""
+
+SOURCE = r"""
+// Needs matrix_params.py.
+namespace convt3d {
+
+// A float's bits -> those of the nearest TF32 number, and of what is left. Neither may be infinite or NaN
+// but for such a number: its parts are 1 with its sign, and itself, for 0 times an infinity is NaN.
+__device__ inline void split_tf32(uint32_t& word, uint32_t& rest) {
+  constexpr uint32_t kExponent = 0x7f800000, kTf32 = 0xffffe000;
+  const uint32_t number = word;
+  word = (number + 0x1000) & kTf32;
+  if ((word & kExponent) == kExponent || (number & kExponent) == kExponent) {
+    const bool is_finite = (number & kExponent) != kExponent;
+    word = is_finite ? number & kTf32 : (number & 0x80000000) | bits_of(1.0f);
+    rest = is_finite ? bits_of(float_of(number) - float_of(word)) : number;
+    return;
+  }
+  // The matrix units cut off what TF32 does not have; half of it added before makes that rounding.
+  rest = bits_of(float_of(number) - float_of(word)) + 0x1000;
+}
+
+// Operands as the matrix units take them. Split: number = word + rest, both in TF32, so that three
+// products make one whose error is near fp32's; else rest is not used.
+template <bool kSplit>
+struct Operand {
+  Words<4> word, rest;
+  __device__ void split() {
+    if constexpr (kSplit) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) split_tf32(word.word[i], rest.word[i]);
+    }
+  }
+};
+
+// sum += a times column `odd` of the two in b. Split: a chain of three, for the matrix units truncate sums.
+template <typename scalar_t, bool kSplit>
+__device__ inline void multiply_operands(float (&sum)[4], const Operand<kSplit>& a,
+                                         const Operand<kSplit>& b, int odd) {
+  const uint32_t low = b.word.word[2 * odd], high = b.word.word[2 * odd + 1];
+  if constexpr (kSplit) {
+    float product[4] = {0, 0, 0, 0};
+    multiply_add<scalar_t>(product, a.rest, low, high);
+    multiply_add<scalar_t>(product, a.word, b.rest.word[2 * odd], b.rest.word[2 * odd + 1]);
+    multiply_add<scalar_t>(product, a.word, low, high);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] += product[i];
+  } else {
+    multiply_add<scalar_t>(sum, a.word, low, high);
+  }
+}
+
+// Where the rows and steps of K of an item lie.
+struct ItemWalk {
+  const unsigned char* from;       // this lane's run in the slot, first slab
+  const unsigned char* fragments;  // weights
+  int position;                    // shift of the first row, with this lane's part of a pair
+  int rows, steps;
+  int next_row;                       // positions
+  int next_step, fragments_row, tap;  // bytes
+};
+
+// Whether the fragments of a whole step, and of the weights of the next one, fit the registers.
+template <typename W, int kM>
+__host__ __device__ constexpr bool prefetches() {
+  return 4 * kM * W::kStride * kRun + 4 * ((kRun + W::span() + 1) / 2) + 8 * W::kTaps * kM <= 124;
+}
+
+// sum += weights times positions, for all taps along H of a chunk of a plane and every phase and tap
+// along W.
+template <typename scalar_t, typename W, bool kSplit, int kM>
+__device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], ItemWalk walk,
+                                     const PhaseTaps& taps_w) {
+  constexpr int kPairs = (kRun + W::span() + 1) / 2;
+  const auto load_positions = [&](Operand<kSplit>& b, int position) {
+    load_matrices(b.word, walk.from + unit_of(position) * 16);
+    b.split();
+  };
+  const auto load_weights = [&](Operand<kSplit>(&a)[kM], const unsigned char* from) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      a[m].word = *reinterpret_cast<const Words<4>*>(from + m * 512);
+      a[m].split();
+    }
+  };
+  int step = 0;
+  const auto advance = [&] {  // to the next step, at the end of a row to the next row
+    walk.from += walk.next_step;
+    walk.fragments += kM * 512;
+    if (++step < walk.steps) return;
+    step = 0;
+    walk.from -= walk.steps * walk.next_step;
+    walk.fragments += walk.fragments_row;
+    walk.position += walk.next_row;
+  };
+  const int all = walk.rows * walk.steps;
+  if constexpr (W::kFixed && !kSplit && prefetches<W, kM>()) {
+    Operand<kSplit> a[W::kTaps][kM], b[kPairs];
+#pragma unroll
+    for (int k = 0; k < W::kTaps; ++k) load_weights(a[k], walk.fragments + k * walk.tap);
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) load_positions(b[i], walk.position + 2 * i);
+#pragma unroll 1
+    for (int left = all; left > 0; --left) {
+      // What the next step needs comes in while this one is computed; after the last comes the last again.
+      Operand<kSplit> next_a[W::kTaps][kM];
+      if (left > 1) advance();
+#pragma unroll
+      for (int k = 0; k < W::kTaps; ++k) load_weights(next_a[k], walk.fragments + k * walk.tap);
+#pragma unroll
+      for (int t = 0; t < kRun; ++t) {
+#pragma unroll
+        for (int k = 0; k < W::kTaps; ++k)
+#pragma unroll
+          for (int e = 0; e < W::kStride; ++e)
+            if (W::meets(e, k)) {
+              const int column = t + W::shift(e, k);
+#pragma unroll
+              for (int m = 0; m < kM; ++m)
+                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[k][m], b[column / 2],
+                                                    column % 2);
+            }
+        // No later column meets these two.
+        if (t % 2 == 1) load_positions(b[t / 2], walk.position + t / 2 * 2);
+      }
+#pragma unroll
+      for (int i = kRun / 2; i < kPairs; ++i) load_positions(b[i], walk.position + 2 * i);
+#pragma unroll
+      for (int k = 0; k < W::kTaps; ++k)
+#pragma unroll
+        for (int m = 0; m < kM; ++m) a[k][m] = next_a[k][m];
+    }
+  } else if constexpr (W::kFixed && kSplit) {
+#pragma unroll 1
+    for (int left = all; left > 0; --left) {
+      Operand<kSplit> a[W::kTaps][kM];
+#pragma unroll
+      for (int k = 0; k < W::kTaps; ++k) load_weights(a[k], walk.fragments + k * walk.tap);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        Operand<kSplit> b;
+        load_positions(b, walk.position + 2 * i);
+#pragma unroll
+        for (int k = 0; k < W::kTaps; ++k)
+#pragma unroll
+          for (int e = 0; e < W::kStride; ++e)
+#pragma unroll
+            for (int odd = 0; odd < 2; ++odd) {
+              const int t = 2 * i + odd - W::shift(e, k);
+              if (!W::meets(e, k) || t < 0 || t >= kRun) continue;
+#pragma unroll
+              for (int m = 0; m < kM; ++m)
+                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[k][m], b, odd);
+            }
+      }
+      advance();
+    }
+  } else if constexpr (W::kFixed) {
+#pragma unroll 1
+    for (int left = all; left > 0; --left) {
+      Operand<kSplit> b[kPairs];
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) load_positions(b[i], walk.position + 2 * i);
+#pragma unroll
+      for (int k = 0; k < W::kTaps; ++k) {
+        Operand<kSplit> a[kM];
+        load_weights(a, walk.fragments + k * walk.tap);
+#pragma unroll
+        for (int e = 0; e < W::kStride; ++e)
+          if (W::meets(e, k))
+#pragma unroll
+            for (int t = 0; t < kRun; ++t) {
+              const int column = t + W::shift(e, k);
+#pragma unroll
+              for (int m = 0; m < kM; ++m)
+                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[m], b[column / 2], column % 2);
+            }
+      }
+      advance();
+    }
+  } else {
+#pragma unroll 1
+    for (int left = all; left > 0; --left) {
+#pragma unroll 1
+      for (int j = 0; j < taps_w.count; ++j) {
+        const int position = walk.position + taps_w.base + j * taps_w.shift;
+        Operand<kSplit> a[kM];
+        load_weights(a, walk.fragments + (taps_w.first + j * taps_w.step) * walk.tap);
+#pragma unroll
+        for (int t = 0; t < kRun; t += 2) {
+          Operand<kSplit> b;
+          load_positions(b, position + t);
+#pragma unroll
+          for (int m = 0; m < kM; ++m) {
+            multiply_operands<scalar_t, kSplit>(sum[m][0][t], a[m], b, 0);
+            multiply_operands<scalar_t, kSplit>(sum[m][0][t + 1], a[m], b, 1);
+          }
+        }
+      }
+      advance();
+    }
+  }
+}
+
+}  // namespace convt3d
+"""

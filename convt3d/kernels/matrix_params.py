@@ -1,0 +1,197 @@
+"""forward on the matrix units: how the work is cut, and the parameter struct that says so."""
+
+SOURCE = r"""
+// Needs params.py.
+#include <type_traits>
+
+namespace convt3d {
+
+// Note [Columns]
+// Along an axis, output o = u * stride + e for a column u and a phase e in [0, stride). What tap k adds
+// to it comes from input i = u + (e + padding - k * dilation) / stride, where that is whole. So every
+// phase sees the input through shifts that do not depend on u, and a block that computes all phases of
+// some columns needs each input once.
+//
+// Note [Flat planes]
+// The columns of a plane (H and W) are numbered in one row: column (h, x) is h * pitch + x, and so are
+// the inputs that they meet. A shift by (a, b) is then a shift by a * pitch + b, the same everywhere. The
+// pitch leaves room between two rows for zeros, so that a shift over the edge of a row meets those; the
+// columns that lie there are computed and thrown away. Wide planes are cut into strips first.
+//
+// Note [Runs]
+// A product is 16 output channels by 8 columns. Its 8 columns are not neighbours but the t-th ones of 8
+// runs, each of 8 neighbours. So the input of the t-th columns, shifted by one, is that of the (t + 1)-th:
+// one fragment serves every tap along W that reaches it, and a lane ends up with whole runs.
+//
+// Note [Planes in shared memory]
+// A plane of input is [slab][position], 16 bytes each: a slab is the channels that 16 bytes hold. After
+// every 8 positions one is left out, so that the 8 runs of a product lie in different banks.
+
+constexpr int kRun = 8;
+constexpr int kWarpColumns = 8 * kRun;
+constexpr int kMultiplyingWarps = 8;
+
+// The taps of phase e on an axis: tap first + j * step has shift base + j * shift, counted from the
+// lowest, j in [0, count).
+struct PhaseTaps {
+  int32_t count, first, step, base, shift;
+};
+
+// Where things lie in shared memory, in bytes.
+struct MatrixShared {
+  int32_t tap, slab, slot, staging_warp;          // from one to the next
+  int32_t slots, slot_weights, staging, signals;  // first ones; slot_weights counts from its slot
+  int32_t work;
+  int32_t all;
+};
+
+struct MatrixParams {
+  int32_t batch, groups, source_channels, destination_channels;  // channels of one group
+  int32_t input_size[3], output_size[3], kernel_size[3], stride[3];
+  Strides source, destination;
+  int64_t weight_group, weight_source, weight_destination, weight_tap[3];  // strides of the weight
+  int64_t bias_stride;
+  // How the work is cut: see convt3d/matrix_tile.py.
+  int32_t columns[3];           // along D, H, W
+  int32_t low[3];               // smallest shift
+  int32_t span[3];              // largest shift less the smallest
+  int32_t pitch, strip;         // of the flat planes; columns along W of a strip
+  int32_t places[3];            // of blocks: along D, in a flat plane, strips
+  int32_t flats, depths, sets;  // of warps: 64 columns each, columns along D, shares of the phases
+  int32_t steps;                // of `depths` columns along D that a block marches
+  int32_t positions;            // of a plane in shared memory
+  int32_t chunk_slabs, chunks;  // the source channels, in chunks of so many slabs (an even number)
+  int32_t slots;                // planes of one chunk that shared memory holds
+  int32_t holds;                // 1: the planes of a step stay while all its phases are computed
+  int32_t streams_weights;      // 1: the weights of a plane's taps come with the plane
+  int32_t parts;                // of the phases: blocks that share a place
+  int32_t load_vector, store_vector;                // elements at once
+  int32_t load_channels_last, store_channels_last;  // 1: the vectors run along the channels
+  int32_t blocks_per_tile;                          // that share the places of one channel tile
+  PhaseTaps taps[3][4];                             // [axis][phase]
+  int32_t phase_of[64];       // e_D | e_H << 8 | e_W << 16, those of set 0 of part 0 first
+  int32_t phases_before[65];  // where the phases of [part][set] start in it
+  MatrixShared at;
+  const void* source_data;
+  const void* weight_data;
+  const void* bias_data;  // or null
+  void* destination_data;
+};
+
+// What the taps along W do, at compile time: phase e meets tap k at the shift shift(e, k).
+template <int kStride_, int kTaps_, int kPadding_>
+struct Along {
+  static constexpr bool kFixed = true;
+  static constexpr int kStride = kStride_, kTaps = kTaps_, kPadding = kPadding_;
+  __host__ __device__ static constexpr bool meets(int e, int k) {
+    return (e + kPadding + kTaps * kStride - k) % kStride == 0;
+  }
+  __host__ __device__ static constexpr int shift(int e, int k) {  // from the lowest one
+    return (e + kPadding + kTaps * kStride - k) / kStride - lowest();
+  }
+  __host__ __device__ static constexpr int lowest() {
+    int least = 1 << 20;
+    for (int e = 0; e < kStride; ++e)
+      for (int k = 0; k < kTaps; ++k)
+        if (meets(e, k) && (e + kPadding + kTaps * kStride - k) / kStride < least)
+          least = (e + kPadding + kTaps * kStride - k) / kStride;
+    return least;
+  }
+  __host__ __device__ static constexpr int span() {
+    int most = 0;
+    for (int e = 0; e < kStride; ++e)
+      for (int k = 0; k < kTaps; ++k)
+        if (meets(e, k) && shift(e, k) > most) most = shift(e, k);
+    return most;
+  }
+};
+// Any other combination: one phase and one tap at a time.
+struct AlongAny {
+  static constexpr bool kFixed = false;
+  static constexpr int kStride = 1, kTaps = 1;
+  __host__ __device__ static constexpr bool meets(int, int) { return true; }
+  __host__ __device__ static constexpr int shift(int, int) { return 0; }
+  __host__ __device__ static constexpr int span() { return 0; }
+};
+
+// Warps that load: few where the sums of the others take most registers.
+template <typename W, int kM>
+__host__ __device__ constexpr int loading_threads() {
+  return (kM * W::kStride * kRun > 24 ? 2 : 4) * kWarpSize;
+}
+template <typename W, int kM>
+__host__ __device__ constexpr int matrix_threads() {
+  return kMultiplyingWarps * kWarpSize + loading_threads<W, kM>();
+}
+
+// Channels of a 16-byte unit, and numbers of a 4-byte word.
+template <typename scalar_t>
+__host__ __device__ constexpr int slab_channels() {
+  return int(16 / sizeof(scalar_t));
+}
+template <typename scalar_t>
+__host__ __device__ constexpr int word_numbers() {
+  return int(4 / sizeof(scalar_t));
+}
+
+// kCount neighbours of a tensor, loaded or stored at once.
+template <typename scalar_t, int kCount>
+struct alignas(sizeof(scalar_t) * kCount) Neighbours {
+  static constexpr int kUnits =
+      sizeof(scalar_t) * kCount >= 4 ? int(sizeof(scalar_t)) * kCount / 4 : 1;
+  using unit_t = std::conditional_t<(sizeof(scalar_t) * kCount >= 4), uint32_t, uint16_t>;
+  unit_t unit[kUnits];
+};
+
+// Position of a plane in shared memory -> 16-byte unit.
+__device__ inline int unit_of(int position) { return position + int(unsigned(position) / kRun); }
+
+// Which work is a block's; kept in shared memory, for registers are short.
+struct BlockWork {
+  int first_place, part, group, first_channel;
+};
+template <int kM>
+__device__ inline BlockWork block_work(const MatrixParams& p) {
+  int block = int(block_index());
+  BlockWork work;
+  work.first_place = block % p.blocks_per_tile;
+  block /= p.blocks_per_tile;
+  work.part = block % p.parts;
+  block /= p.parts;
+  const int channel_tiles = (p.destination_channels + kM * 16 - 1) / (kM * 16);
+  work.first_channel = block % channel_tiles * (kM * 16);
+  work.group = block / channel_tiles;
+  return work;
+}
+__device__ inline BlockWork& kept_work(const MatrixParams& p) {
+  return *reinterpret_cast<BlockWork*>(static_cast<unsigned char*>(shared_memory()) + p.at.work);
+}
+
+// A block's place: a sample, its first column along D, in the flat plane and along W.
+struct MatrixPlace {
+  int n, d, flat, w, steps;
+};
+__device__ inline MatrixPlace matrix_place(const MatrixParams& p, int index) {
+  MatrixPlace at;
+  at.flat = index % p.places[1] * (p.flats * kWarpColumns);
+  index /= p.places[1];
+  at.w = index % p.places[2] * p.strip;
+  index /= p.places[2];
+  at.d = index % p.places[0] * (p.steps * p.depths);
+  at.n = index / p.places[0];
+  const int left = (p.columns[0] - at.d + p.depths - 1) / p.depths;
+  at.steps = left < p.steps ? left : p.steps;
+  return at;
+}
+
+// A phase of all axes.
+struct MatrixPhase {
+  int e[3];
+};
+__device__ inline MatrixPhase matrix_phase(const MatrixParams& p, int number) {
+  const int packed = p.phase_of[number];
+  return {{packed & 255, packed >> 8 & 255, packed >> 16}};
+}
+
+}  // namespace convt3d
+"""

@@ -1,0 +1,213 @@
+"""Which tile runs a call on the matrix units: those worth a thought, an estimate of their time, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+from convt3d.geometry import Geometry
+from convt3d.matrix.tile import MODES, MatrixTile, Pattern
+from convt3d.matrix.work import RUN, WARP_COLUMNS, MatrixWork, has_matrix_form
+
+# (flats, depths, sets): what the warps that multiply share among them.
+SHARES = ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 2, 4))
+SHORTEST_STRIP = 32
+# What a multiprocessor does in a cycle, for estimates: multiply-adds of 16 bits; bytes brought to shared memory;
+# bytes written. Measured on an H200.
+PRODUCTS_A_CYCLE, LOADED_A_CYCLE, STORED_A_CYCLE = 1300.0, 24.0, 19.0
+
+
+@dataclass(frozen=True)
+class MatrixUnits:
+    """What a device and a dtype leave to the kernel for the matrix units.
+
+    Args:
+        element_bytes: of the dtype: 2, or 4 for fp32.
+        shared_bytes: that a block may have.
+    """
+
+    element_bytes: int
+    shared_bytes: int
+
+
+class TileChoice:
+    """The tiles of a call.
+
+    Args:
+        geometry: of the call.
+        units: where it runs.
+    """
+
+    def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
+        self.units = units
+        self.work = MatrixWork(geometry, units.element_bytes) if has_matrix_form(geometry) else None
+
+    @cached_property
+    def tiles(self) -> list[MatrixTile]:
+        """Those worth a thought; none where the kernel cannot run the call."""
+        if self.work is None:
+            return []
+        limit = self.units.shared_bytes
+        found = dict.fromkeys(_tiles(self.work))
+        return [tile for tile in found if self.work.can_run(tile, limit)]
+
+    @cached_property
+    def by_style(self) -> dict[str, list[MatrixTile]]:
+        """The same, style by style; styles that have none are left out."""
+        found: dict[str, list[MatrixTile]] = {}
+        for tile in self.tiles:
+            found.setdefault(tile.style, []).append(tile)
+        return found
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """That W follows, of those for which there are kernels that know the taps."""
+        return self.work.pattern if self.work else None
+
+    def can_run(self, tile: MatrixTile) -> bool:
+        """Whether a tile, perhaps one made for another call, fits this one."""
+        return self.work is not None and self.work.can_run(tile, self.units.shared_bytes)
+
+    def best(self, multiprocessors: int) -> MatrixTile | None:
+        """The tile that is expected to be fastest."""
+        work = self.work
+        if work is None or not self.tiles:
+            return None
+        return min(self.tiles, key=lambda tile: estimate(work, tile, multiprocessors))
+
+
+@lru_cache(maxsize=4096)
+def tile_choice(geometry: Geometry, units: MatrixUnits) -> TileChoice:
+    """The tiles of a call, made once."""
+    return TileChoice(geometry, units)
+
+
+def _tiles(work: MatrixWork) -> Iterator[MatrixTile]:
+    strides = work.geometry.stride
+    for pattern in dict.fromkeys((work.pattern, None)):
+        phases = strides[0] * strides[1] * (1 if pattern else strides[2])
+        most = min(work.most_channel_tiles[pattern[0] if pattern else 1], work.channel_tiles)
+        balanced = -(-work.channel_tiles // -(-work.channel_tiles // most))
+        for channel_tiles in dict.fromkeys((balanced, 1)):
+            for strip, pitch in _strips(work):
+                for chunk_slabs in _chunk_slabs(work):
+                    for flats, depths, sets in SHARES:
+                        if sets > phases or depths > work.axes[0].count:
+                            continue
+                        base = MatrixTile(
+                            *(pattern, channel_tiles, flats, depths, sets, 1, strip, pitch),
+                            *(chunk_slabs, 1, "hold", 1),
+                        )
+                        yield from _variations(work, base, phases)
+
+
+def _variations(work: MatrixWork, base: MatrixTile, phases: int) -> Iterator[MatrixTile]:
+    chunks = work.chunks(base)
+    for mode in MODES if base.depths * base.sets == 1 else ("hold",):
+        choice = replace(base, mode=mode)
+        least = work.least_slots(choice)
+        depth = -(-work.axes[0].count // base.depths)
+        marches = (
+            dict.fromkeys((1, min(depth, 4), min(depth, 16), depth)) if mode == "hold" else (1,)
+        )
+        for slots in dict.fromkeys(
+            (least, least + 1, least + (base.depths * chunks if mode == "hold" else 3))
+        ):
+            for steps in marches:
+                yield replace(choice, slots=slots, steps=steps)
+            if mode == "both" and phases > 1:
+                yield replace(choice, slots=slots, parts=phases)
+
+
+def _strips(work: MatrixWork) -> Iterator[tuple[int, int]]:
+    """(strip, pitch): all of W or equal strips; rows as near as may be, or whole runs apart."""
+    width = work.axes[2].count
+    strips = [width]
+    for count in (2, 4, 8, 16):
+        strip = -(-width // count // RUN) * RUN
+        if SHORTEST_STRIP <= strip < width:
+            strips.append(strip)
+    for strip in strips:
+        pitch = work.smallest_pitch(strip)
+        yield strip, pitch
+        if pitch % RUN:
+            yield strip, -(-pitch // RUN) * RUN
+
+
+def _chunk_slabs(work: MatrixWork) -> list[int]:
+    parts = {-(-work.slabs // count) for count in (1, 2, 3, 4)} | {2, 4}
+    return sorted({size + size % 2 for size in parts if size <= work.slabs + 1})
+
+
+def blocks_per_tile(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> int:
+    """How many blocks share the places of a channel tile, so that the last ones end together."""
+    all_places = work.geometry.batch
+    for count in work.places(tile):
+        all_places *= count
+    beside = work.blocks_beside(tile)
+    most = max(1, min(all_places, 8 * multiprocessors // beside))
+
+    def places_in_turn(count: int) -> float:
+        return -(-count * beside // multiprocessors) * (-(-all_places // count) + 0.5)
+
+    return min(range(1, most + 1), key=places_in_turn)
+
+
+def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
+    """An estimate of the cycles of a call."""
+    geometry, element_bytes = work.geometry, work.element_bytes
+    axes = [axis.axis for axis in work.axes]
+    span = work.axes[0].span
+    count = work.chunks(tile)
+    phases_w = 1 if tile.pattern else axes[2].stride
+    phases = axes[0].stride * axes[1].stride * phases_w
+    # In a step.
+    block_columns = tile.flats * WARP_COLUMNS * tile.depths
+    k = count * tile.chunk_slabs * 16 // element_bytes
+    products = block_columns * 16 * tile.channel_tiles * k * geometry.taps / tile.parts
+    rate = PRODUCTS_A_CYCLE * 2 / element_bytes / (3.5 if element_bytes == 4 else 1)
+    if not tile.pattern:
+        rate *= 0.6
+    planes = (
+        axes[0].kernel_size * axes[1].stride * phases_w / tile.parts
+    )  # taps along D of all phases
+    multiply = products / rate * (1.15 if tile.sets > 1 else 1.0)
+    multiply += 350.0 * planes * count / tile.sets
+    slot = tile.chunk_slabs * work.positions(tile) * 16
+    loads = (tile.depths + span / tile.steps if tile.mode == "hold" else planes) * count
+    load = loads * (slot / LOADED_A_CYCLE + 400.0)
+    if tile.mode == "both":
+        load += products / block_columns * element_bytes / 8.0
+    stored = (
+        block_columns * phases * tile.stride * 16 * tile.channel_tiles * element_bytes / tile.parts
+    )
+    vector = _store_elements(work, tile)
+    store = stored / STORED_A_CYCLE * (1.0 if vector * element_bytes >= 8 else 1.6)
+    finish = phases / tile.parts / tile.sets * tile.channel_tiles * tile.stride
+    finish *= 250.0 + 1400.0 / vector
+    step = max(multiply + finish, load, store)
+    slack = tile.slots - work.least_slots(tile)
+    a_step = count * tile.depths if tile.mode == "hold" else 1
+    step += min(multiply, load) / (1 + slack / a_step)
+    all_places = geometry.batch
+    for number in work.places(tile):
+        all_places *= number
+    beside = work.blocks_beside(tile)
+    most = max(1, min(all_places, multiprocessors // beside))
+    in_turn = -(-beside // multiprocessors) * -(-all_places // most)
+    weights = 0.0 if tile.mode == "both" else geometry.taps * k * 16 * tile.channel_tiles / 30.0
+    turns = -(-beside // multiprocessors)
+    return in_turn * (tile.steps * step + 1000) + turns * (weights + 2000)
+
+
+def _store_elements(work: MatrixWork, tile: MatrixTile) -> int:
+    """Neighbours that NCDHW output is stored in: as many as rows, or whole planes, are made of."""
+    if not tile.pattern and work.geometry.stride[2] != 1:
+        return 1
+    _, height, width = work.geometry.output_size
+    for vector in (16 // work.element_bytes, 8 // work.element_bytes, 4 // work.element_bytes):
+        in_row = width % vector == 0 and tile.pitch * tile.stride % vector == 0
+        if in_row or (work.is_gapless(tile) and height * width % vector == 0):
+            return vector
+    return 1

@@ -1,0 +1,103 @@
+"""A tile: one way to cut forward for the matrix units, and its name. No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+Pattern = tuple[int, int, int]
+
+# (stride, kernel_size, padding % stride) along W for which there is a kernel that knows its taps; dilation is 1.
+PATTERNS: tuple[Pattern, ...] = (
+    *((1, 1, 0), (1, 3, 0), (1, 5, 0), (1, 7, 0)),
+    *((2, 2, 0), (2, 3, 0), (2, 3, 1), (2, 4, 0), (2, 4, 1), (2, 5, 0), (2, 7, 1)),
+)
+# Most 16-channel tiles of a block whose sums fit the registers of a thread, by stride along W; and in fp32, whose
+# operands come in two parts.
+MOST_CHANNEL_TILES = {1: 3, 2: 1}
+MOST_CHANNEL_TILES_SPLIT = {1: 1, 2: 1}
+# What stays in shared memory while a block computes the phases of some columns.
+MODES = ("hold", "stream", "both")
+# Kinds of tile, for those who want one of each: whether the kernel knows the taps along W, and the mode.
+STYLES = tuple(f"{kernel}.{mode}" for kernel in ("fixed", "any") for mode in MODES)
+
+
+@dataclass(frozen=True)
+class MatrixTile:
+    """One way to cut the work.
+
+    Args:
+        pattern: one of PATTERNS, or None for the kernel that takes one tap along W at a time.
+        channel_tiles: 16-channel tiles of a block.
+        flats: warps along the flat plane, 64 columns each.
+        depths: warps along D, one column each.
+        sets: of warps; each computes some of the phases.
+        parts: of the phases; each is a block's.
+        strip: columns along W of a strip.
+        pitch: from row to row of the flat plane.
+        chunk_slabs: 16-byte slabs of source channels that are loaded together, an even number.
+        slots: planes of a chunk in shared memory.
+        mode: "hold": all weights stay, and the planes of a step while all its phases are computed; "stream": the
+            weights stay, planes come tap by tap; "both": weights and planes come tap by tap.
+        steps: of `depths` columns along D of a block.
+    """
+
+    pattern: Pattern | None
+    channel_tiles: int
+    flats: int
+    depths: int
+    sets: int
+    parts: int
+    strip: int
+    pitch: int
+    chunk_slabs: int
+    slots: int
+    mode: str
+    steps: int
+
+    @property
+    def stride(self) -> int:
+        """Phases along W that are computed at once."""
+        return self.pattern[0] if self.pattern else 1
+
+    @property
+    def family(self) -> str:
+        """The family of convt3d.build that runs it."""
+        return family_of(self.pattern)
+
+    @property
+    def style(self) -> str:
+        """One of STYLES."""
+        return f"{'fixed' if self.pattern else 'any'}.{self.mode}"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.family}.m{self.channel_tiles}.f{self.flats}d{self.depths}s{self.sets}p{self.parts}"
+            f".w{self.strip}x{self.pitch}.c{self.chunk_slabs}b{self.slots}.{self.mode}{self.steps}"
+        )
+
+
+_TILE_NAME = re.compile(
+    r"matrix\.(any|s(\d+)k(\d+)p(\d+))\.m(\d+)\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
+    r"\.(hold|stream|both)(\d+)",
+    re.ASCII,
+)
+
+
+def parse_tile(name: str) -> MatrixTile | None:
+    """Returns the tile of that name, or None where it is none's."""
+    match = _TILE_NAME.fullmatch(name)
+    if match is None:
+        return None
+    pattern = None if match[1] == "any" else (int(match[2]), int(match[3]), int(match[4]))
+    tiles, flats, depths, sets, parts, strip, pitch, slabs, slots = map(int, match.groups()[4:-2])
+    tile = MatrixTile(
+        *(pattern, tiles, flats, depths, sets, parts, strip, pitch, slabs, slots),
+        *(match[14], int(match[15])),
+    )
+    return tile if str(tile) == name and (pattern or (2, 2, 0)) in PATTERNS else None
+
+
+def family_of(pattern: Pattern | None) -> str:
+    """`matrix.s2k3p1`: the kernels for a pattern along W, or `matrix.any`."""
+    return f"matrix.{'s{}k{}p{}'.format(*pattern) if pattern else 'any'}"

@@ -1,0 +1,306 @@
+"""forward on the matrix units: every kernel and many tiles on the emulator, and the integers of a tile."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from convt3d import conv_transpose3d, plan
+from convt3d.emulator import runtime
+from convt3d.geometry import Axis, Geometry, output_size
+from convt3d.matrix.choice import MatrixUnits, TileChoice, blocks_per_tile
+from convt3d.matrix.tile import MODES, PATTERNS, STYLES, MatrixTile, Pattern, parse_tile
+from convt3d.matrix.work import AxisColumns, MatrixWork
+
+ONES, ZEROS = (1, 1, 1), (0, 0, 0)
+SHARED_BYTES = plan.SHARED_BYTES[8, 0]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+KINDS = (*PATTERNS, None)
+
+
+def units(dtype: torch.dtype) -> MatrixUnits:
+    return MatrixUnits(torch.finfo(dtype).bits // 8, SHARED_BYTES)
+
+
+def geometry_of(pattern: Pattern | None, seed: int) -> Geometry:
+    """A small layer whose taps along W follow a pattern, or none."""
+    draw = random.Random(seed)
+    while True:
+        geometry = _draw_geometry(pattern, draw)
+        if min(geometry.output_size) > 0:
+            return geometry
+
+
+def _draw_geometry(pattern: Pattern | None, draw: random.Random) -> Geometry:
+    stride, kernel, padding = pattern or (3, draw.randint(1, 3), draw.randint(0, 2))
+    dilation = 1 if pattern else draw.randint(1, 2)
+    groups = draw.choice((1, 1, 2))
+    return Geometry(
+        batch=draw.randint(1, 2),
+        in_channels=groups * draw.choice((3, 8, 16, 17, 40)),
+        out_channels=groups * draw.choice((1, 8, 16, 20, 40)),
+        groups=groups,
+        input_size=(draw.randint(1, 4), draw.randint(2, 6), draw.choice((5, 8, 13, 24, 70))),
+        kernel_size=(draw.randint(1, 3), draw.randint(1, 3), kernel),
+        stride=(draw.randint(1, 3), draw.randint(1, 3), stride),
+        padding=(draw.randint(0, 1), draw.randint(0, 1), padding),
+        output_padding=(0, 0, 1 if stride > 1 else 0),
+        dilation=(1, 2, dilation),
+    )
+
+
+def answer(geometry: Geometry, *operands: Tensor | None) -> Tensor:
+    """PyTorch's op in fp64."""
+    x, weight, bias = (None if t is None else t.double() for t in operands)
+    with torch.backends.mkldnn.flags(enabled=False):
+        return torch.nn.functional.conv_transpose3d(
+            *(x, weight, bias, geometry.stride, geometry.padding, geometry.output_padding),  # type: ignore[arg-type]
+            *(geometry.groups, geometry.dilation),
+        )
+
+
+def run(geometry: Geometry, tile: MatrixTile, *operands: Tensor | None) -> Tensor:
+    with plan.forced({"forward": str(tile)}):
+        return conv_transpose3d(
+            *(*operands, geometry.stride, geometry.padding, geometry.output_padding),  # type: ignore[arg-type]
+            *(geometry.groups, geometry.dilation),
+        )
+
+
+def integers(geometry: Geometry, dtype: torch.dtype, seed: int) -> list[Tensor | None]:
+    """Input, weight and bias of small integers; every sum fits 24 bits."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randint(-4, 5, shape, generator=generator).to(dtype)
+
+    bias = draw(geometry.out_channels) if seed % 2 else None
+    return [draw(*geometry.input_shape), draw(*geometry.weight_shape), bias]
+
+
+def one_of_each(geometry: Geometry, dtype: torch.dtype, seed: int) -> list[MatrixTile]:
+    """For every style, channel tiles and share of the warps that a layer has, one tile."""
+    found: dict[tuple[object, ...], list[MatrixTile]] = {}
+    for tile in TileChoice(geometry, units(dtype)).tiles:
+        kind = (tile.style, tile.channel_tiles, tile.depths > 1, tile.sets > 1, tile.parts > 1)
+        found.setdefault(kind, []).append(tile)
+    draw = random.Random(seed)
+    return [draw.choice(tiles) for tiles in found.values()]
+
+
+# ---- the kernels --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "hostile"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pattern", KINDS, ids=str)
+def test_every_kernel_gives_the_rounded_exact_answer(
+    pattern: Pattern | None, dtype: str, mode: str
+) -> None:
+    channels_last = torch.channels_last_3d
+    patterns = set()
+    for seed in range(3):
+        geometry = geometry_of(pattern, seed)
+        operands = integers(geometry, DTYPES[dtype], seed)
+        expected = answer(geometry, *operands).to(DTYPES[dtype])
+        if seed % 2:
+            operands[0] = operands[0].contiguous(memory_format=channels_last)  # type: ignore[union-attr]
+        for tile in one_of_each(geometry, DTYPES[dtype], seed):
+            patterns.add(tile.pattern)
+            with runtime.schedule(mode, seed):
+                assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
+    assert patterns == {pattern, None}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("mode", runtime.SANITIZERS)
+def test_the_kernels_give_no_report(mode: str, dtype: str) -> None:
+    geometry = dataclasses.replace(geometry_of((2, 3, 1), 0), batch=1, input_size=(2, 3, 9))
+    operands = integers(geometry, DTYPES[dtype], 1)
+    expected = answer(geometry, *operands).to(DTYPES[dtype])
+    for tile in one_of_each(geometry, DTYPES[dtype], 0):
+        with runtime.schedule(mode, 1):
+            assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
+
+
+@pytest.mark.parametrize("style", ["fixed.hold", "any.both"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_above_16_bits(axis: int, style: str) -> None:
+    size = tuple(2**16 + 9 if index == axis else 1 for index in range(3))
+    geometry = Geometry(1, 2, 3, 1, size, (1, 1, 1), ONES, ZEROS, ZEROS, ONES)  # type: ignore[arg-type]
+    operands = integers(geometry, torch.float16, 1)
+    with plan.forced({"forward": f"matrix.{style}"}):
+        got = conv_transpose3d(*operands)  # type: ignore[arg-type]
+    assert torch.equal(got, answer(geometry, *operands).half())
+
+
+def test_no_dense_dimension_and_offset_tensors() -> None:
+    geometry = geometry_of((2, 3, 1), 3)
+    x, weight, _ = integers(geometry, torch.bfloat16, 2)
+    assert x is not None and weight is not None
+    room = torch.zeros(2, *x.shape[1:-1], 2 * x.shape[-1] + 3, dtype=x.dtype)
+    strided = room[: len(x), ..., 3::2]
+    strided.copy_(x)
+    turned = weight.permute(4, 0, 1, 2, 3).contiguous().permute(1, 2, 3, 4, 0)
+    expected = answer(geometry, x, weight, None).to(x.dtype)
+    for tile in one_of_each(geometry, x.dtype, 5):
+        assert torch.equal(run(geometry, tile, strided, turned, None), expected), str(tile)
+
+
+def test_fp32_is_as_exact_as_a_chain_of_fused_multiply_adds() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 24, 4, 5, 9), torch.randn(24, 16, 3, 3, 3)
+    exact = torch.nn.functional.conv_transpose3d(x.double(), weight.double(), stride=2, padding=1)
+    errors = {}
+    for name in ("direct.i32", *(f"matrix.{style}" for style in STYLES)):
+        with plan.forced({"forward": name}):
+            got = conv_transpose3d(x, weight, stride=2, padding=1)
+        errors[name] = float((got - exact).square().mean().sqrt())
+    least = errors.pop("direct.i32")
+    assert max(errors.values()) < least, errors
+
+
+@pytest.mark.parametrize("special", [float("inf"), float("-inf"), float("nan"), 3.4e38])
+def test_fp32_keeps_what_is_not_finite_and_what_is_large(special: float) -> None:
+    x, weight = torch.ones(1, 1, 1, 1, 3), torch.full((1, 1, 1, 1, 1), -0.5)
+    x[..., 1] = special
+    for style in STYLES:
+        with plan.forced({"forward": f"matrix.{style}"}):
+            got = conv_transpose3d(x, weight)
+        torch.testing.assert_close(got, -0.5 * x, rtol=0, atol=0, equal_nan=True)
+
+
+# ---- columns and phases -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters", [*itertools.product((1, 2, 3, 4), (1, 2, 3, 5), (0, 1, 4), (1, 2, 3))]
+)
+def test_every_tap_meets_the_input_at_its_shift(parameters: tuple[int, int, int, int]) -> None:
+    stride, kernel, padding, dilation = parameters
+    size = 9
+    (output, _, _) = output_size(*((n,) * 3 for n in (size, kernel, stride, padding, 0, dilation)))
+    if output < 1:
+        pytest.skip("no output")
+    columns = AxisColumns(Axis(size, output, kernel, stride, padding, dilation))
+    met = {
+        (u * stride + phase, tap): u + columns.shift(phase, tap)
+        for u in range(columns.count)
+        for phase in range(stride)
+        for tap in columns.taps[phase]
+    }
+    for i, tap in itertools.product(range(size), range(kernel)):
+        o = i * stride - padding + tap * dilation
+        if 0 <= o < output:
+            assert met[o, tap] == i
+    shifts = [columns.shift(p, tap) for p in range(stride) for tap in columns.taps[p]]
+    assert (min(shifts), max(shifts)) == (columns.low, columns.high)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_shift_over_the_edge_of_a_row_meets_zeros(seed: int) -> None:
+    draw = random.Random(seed)
+    geometry = geometry_of(draw.choice(KINDS), seed)
+    work = MatrixWork(geometry, 2)
+    width = work.axes[2]
+    strip = draw.choice((width.count, min(width.count, -(-width.count // 16) * 8)))
+    pitch = work.smallest_pitch(strip)
+    for x, shift in itertools.product(range(strip), range(width.low, width.high + 1)):
+        place = x + shift - width.low  # in its row
+        if place < pitch:
+            continue
+        # It is of the next row, where the same place is of this input, or of none.
+        inputs = (x + shift, place - pitch + width.low)
+        assert not any(0 <= i < geometry.input_size[2] for i in inputs)
+        assert strip == width.count
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_phases_are_computed_once(seed: int) -> None:
+    geometry = geometry_of(random.Random(seed).choice(KINDS), seed)
+    choice = TileChoice(geometry, MatrixUnits(2, SHARED_BYTES))
+    assert choice.work is not None
+    for tile in random.Random(seed).choices(choice.tiles, k=5):
+        shares = choice.work.phases(tile)
+        assert len(shares) == tile.sets * tile.parts
+        width = 1 if tile.pattern else geometry.stride[2]
+        strides = (*geometry.stride[:2], width)
+        assert sorted(itertools.chain(*shares)) == sorted(itertools.product(*map(range, strides)))
+
+
+# ---- tiles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tile_is_read_back_from_its_name(seed: int) -> None:
+    geometry = geometry_of(random.Random(seed).choice(KINDS), seed)
+    names = [str(tile) for tile in TileChoice(geometry, MatrixUnits(4, SHARED_BYTES)).tiles]
+    assert len(set(names)) == len(names) > 10
+    for name in names:
+        tile = parse_tile(name)
+        assert tile is not None and str(tile) == name
+        assert plan.parse_plan(name).tile == tile
+        assert re.fullmatch(r"[a-z0-9.]+", name)
+
+
+@pytest.mark.parametrize("change", ["matrix.s2k9p1", "matrix.s2k3p1.m01", "matrix.s2k3p1.m1.f8"])
+def test_what_is_not_a_tiles_name_is_refused(change: str) -> None:
+    assert parse_tile(change) is None
+    with pytest.raises(RuntimeError, match=re.escape(f"plan={change!r}, but must be like")):
+        plan.parse_plan(change)
+
+
+def test_a_tile_that_does_not_fit_is_refused_before_anything_is_launched() -> None:
+    wide, narrow = (geometry_of((2, 3, 1), seed) for seed in (1, 2))
+    tile = TileChoice(wide, MatrixUnits(2, SHARED_BYTES)).tiles[0]
+    one_column = dataclasses.replace(tile, pitch=1, strip=1)
+    for forced in (str(one_column), "matrix.fixed.hold"):
+        x, weight, _ = integers(dataclasses.replace(narrow, dilation=(1, 1, 2)), torch.float16, 0)
+        with (
+            plan.forced({"forward": forced}),
+            pytest.raises(RuntimeError, match="cannot run input of shape"),
+        ):
+            conv_transpose3d(x, weight, stride=(1, 1, 5), groups=narrow.groups)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["matrix", *(f"matrix.{style}" for style in STYLES)])
+def test_fp64_and_gradients_have_no_plans_for_the_matrix_units(name: str) -> None:
+    x, weight = torch.ones(1, 1, 2, 2, 2).double(), torch.ones(1, 1, 1, 1, 1).double()
+    with plan.forced({"forward": name}), pytest.raises(RuntimeError, match="is forced on forward"):
+        conv_transpose3d(x, weight)
+    with (
+        pytest.raises(RuntimeError, match="only forward has matrix plans"),
+        plan.forced({"grad_input": name}),
+    ):
+        pass
+
+
+def test_a_variation_is_another_tile_of_the_style() -> None:
+    geometry = geometry_of((2, 2, 0), 4)
+    wanted = units(torch.float16)
+    tiles = TileChoice(geometry, wanted).by_style
+    for style in STYLES:
+        seen = set()
+        for variation in range(len(tiles[style])):
+            with plan.forced({"forward": f"matrix.{style}"}, variation=variation):
+                chosen = plan.choose("forward", geometry, True, 1, wanted)
+            assert chosen.tile is not None and chosen.tile.style == style
+            seen.add(chosen.tile)
+        assert seen == set(tiles[style])
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 7, 132])
+def test_the_best_tile_can_run_and_its_blocks_fill_the_card(multiprocessors: int) -> None:
+    layer = Geometry(2, 64, 32, 1, (32, 32, 32), (3, 3, 3), (2, 2, 2), ONES, ONES, ONES)
+    choice = TileChoice(layer, MatrixUnits(2, SHARED_BYTES))
+    tile = choice.best(multiprocessors)
+    assert tile is not None and choice.work is not None and choice.can_run(tile)
+    assert tile.pattern == (2, 3, 1) and tile.mode in MODES
+    blocks = blocks_per_tile(choice.work, tile, multiprocessors) * choice.work.blocks_beside(tile)
+    assert blocks >= 0.8 * multiprocessors
