@@ -41,6 +41,7 @@ from convt3d.kernels import (
 from convt3d.matrix.tile import (
     MOST_CHANNEL_TILES,
     MOST_CHANNEL_TILES_SPLIT,
+    MOST_TAPS_SPLIT,
     PATTERNS,
     family_of,
 )
@@ -57,7 +58,12 @@ FAMILIES = ("gather", "weight")
 MATRIX_FAMILIES = {family_of(pattern): pattern for pattern in (*PATTERNS, None)}
 PARTS = (
     *(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS),
-    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f32", "f16", "bf16")),
+    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f16", "bf16")),
+    *(
+        f"{family}_f32"
+        for family, pattern in MATRIX_FAMILIES.items()
+        if pattern is None or pattern[1] <= MOST_TAPS_SPLIT
+    ),
 )
 TARGETS = ("host", "cuda", "asan", "tsan")
 

@@ -163,7 +163,7 @@ def choose(
 
     Args:
         primitive, geometry, fits_32_bits, units: as for `candidates`.
-        multiprocessors: of the device; 1 for the emulator.
+        multiprocessors: of the device; 1 for the emulator, where tiles for the matrix units take too long.
 
     Raises:
         RuntimeError: a plan is forced on a call that it cannot run: its indices have 32 bits and must have 64, or no
@@ -182,6 +182,11 @@ def choose(
     sums, results = geometry.in_channels_per_group, geometry.out_channels_per_group
     if primitive == "grad_input":
         sums, results = results, sums
+    # fp32 on the matrix units is not chosen: it has been run on the emulator alone in its present form.
+    if primitive == "forward" and units and units.element_bytes == 2 and multiprocessors > 1:
+        tile = tile_choice(geometry, units).best(multiprocessors)
+        if tile:
+            return Plan("matrix", 64, tile=tile)
     is_thin = min(sums, results) < SMALLEST_TILED_CHANNELS
     kernel = "direct" if is_thin or not _tiled_grid_fits(primitive, geometry) else "tiled"
     return Plan(kernel, width)

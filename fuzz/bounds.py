@@ -23,9 +23,9 @@ sums, may or may not fuse a product with its addition, and rounds once at the en
 - operands: both operands cut to TF32 by the tensor core, 2^-10 each: (1 + 2^-10)^2 - 1. (Rounded it would
   be 2^-11, but nothing says that native rounds.) The data hold no value that is subnormal, or
   finite, in one of float32 and TF32 only.
-  In fp32 on the matrix units (plan "matrix...") each operand is the sum of two TF32 numbers, the second rounded: off
-  by 2^-11 of what is at most 2^-11 of it, so 2^-22 each; and the product of the two second parts, 2^-22 of
-  the whole, is left out. TF32 holds less of a subnormal, which therefore may count as zero (flushes).
+  In fp32 on the matrix units (plan "matrix...") each operand is the sum of two TF32 numbers, the second rounded: of
+  its 12 bits the last is lost, 2^-23 of the operand. TF32 holds less of a subnormal, which therefore may count as zero
+  (flushes).
 - c(n) 2^-53 S: the reference's own error, as it sums in float64. On the int lane it has none.
 - underflow, half the smallest subnormal eta: below the smallest normal, values are eta apart, so rounding to
   nearest errs by eta / 2 at most (Higham 2002, section 2.2); from there on by u times the value, which is more.
@@ -66,7 +66,7 @@ T = TypeVar("T")
 
 LAMBDA = 10.0
 CUT_TO_TF32 = (1 + 2.0**-10) ** 2 - 1
-SPLIT_IN_TF32 = (1 + 2.0**-22) ** 2 - 1 + 2.0**-22
+SPLIT_IN_TF32 = (1 + 2.0**-23) ** 2 - 1
 # Larger than any useful c(n) u, and finite, so that an element whose magnitude is 0 keeps bound 0.
 NO_BOUND = 1e200
 MOST_EXPONENT = 400.0

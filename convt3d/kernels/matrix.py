@@ -6,8 +6,9 @@ namespace convt3d {
 
 // A ring of slots, as one side sees it.
 struct Ring {
-  uint64_t* full;   // signals, one a slot: it may be read
-  uint64_t* empty;  // it may be written
+  uint64_t* full;     // signals, one a slot: it may be read
+  uint64_t* empty;    // it may be written
+  uint64_t* weights;  // they are there
   int slots;
 };
 
@@ -41,8 +42,7 @@ __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int 
     load_any_plane<scalar_t>(p, plane, share, thread);
   };
   const auto finish = [&] {  // the slot
-    warp_barrier();
-    if (thread % kWarpSize == 0) signal_arrive(ring.full + slot);
+    signal_arrive(ring.full + slot);
     if (++slot == ring.slots) slot = 0, parity ^= 1;
   };
   for (int index = work.first_place; index < places; index += p.blocks_per_tile) {
@@ -97,6 +97,7 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
   Ring ring;
   ring.full = reinterpret_cast<uint64_t*>(shared + p.at.signals);
   ring.empty = ring.full + slots;
+  ring.weights = ring.empty + slots;
   ring.slots = slots;
 
   const int places = p.batch * p.places[0] * p.places[1] * p.places[2];
@@ -104,21 +105,24 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
   const BlockWork work = block_work<kM>(p);
   if (thread_index() == 0) {
     kept_work(p) = work;
+    signal_init(ring.weights, kMultiplyingWarps * kWarpSize);
     for (int i = 0; i < slots; ++i) {
-      signal_init(ring.full + i, loading_threads<W, kM>() / kWarpSize);
-      signal_init(ring.empty + i, kMultiplyingWarps);
+      signal_init(ring.full + i, loading_threads<W, kM>());
+      signal_init(ring.empty + i, kMultiplyingWarps * kWarpSize);
     }
   }
-  if (!p.streams_weights)
-    stage_weights<scalar_t, kM>(
-        p, {0, p.kernel_size[0], 1, 0, p.kernel_size[1], 1, 0, p.chunks * p.chunk_slabs},
-        work.group, work.first_channel, shared, thread_index(), matrix_threads<W, kM>());
   barrier();
-
   if (warp >= kMultiplyingWarps) {
     load_planes<scalar_t, kM>(p, ring, places, thread_index() - kMultiplyingWarps * kWarpSize,
                               loading_threads<W, kM>());
     return;
+  }
+  if (!p.streams_weights) {  // by the warps that need them, while the others load the first planes
+    stage_weights<scalar_t, kM>(
+        p, {0, p.kernel_size[0], 1, 0, p.kernel_size[1], 1, 0, p.chunks * p.chunk_slabs},
+        work.group, work.first_channel, shared, thread_index(), kMultiplyingWarps * kWarpSize);
+    signal_arrive(ring.weights);
+    signal_wait(ring.weights, 0);
   }
 
   const int flat = warp % p.flats;
@@ -141,10 +145,9 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
   int item = 0, item_slot = 0;  // holds: the lowest plane of the step; else the next one
   const auto advance = [&](int count) {
     need(item + count - 1);  // a warp that has no use for a plane must not run ahead of it
-    warp_barrier();
     item += count;
     for (int i = 0; i < count; ++i) {
-      if (lane == 0) signal_arrive(ring.empty + item_slot);
+      signal_arrive(ring.empty + item_slot);
       if (++item_slot == slots) item_slot = 0;
     }
   };

@@ -40,27 +40,36 @@ __device__ inline void stage_weights(const MatrixParams& p, const WeightBlock& b
   int now[4], step[4];  // tap along W, H, D; then channel and word
   split(thread, now);
   split(threads, step);
-  for (int i = thread; i < all; i += threads) {
-    const int c = now[3] % (kM * 16), word = now[3] / (kM * 16);
-    const int first = block.first_slab * slab_channels<scalar_t>() + word * kNumbers;
-    const scalar_t* from = weight + c * p.weight_destination + first * p.weight_source +
-                           now[2] * step_d + now[1] * step_h + now[0] * p.weight_tap[2];
-    uint32_t bits = 0;
+  constexpr int kBatch = 8;  // loads that are under way at once
+  for (int i = thread; i < all; i += kBatch * threads) {
+    uint32_t bits[kBatch];
+    int at[kBatch];
 #pragma unroll
-    for (int j = 0; j < kNumbers; ++j)
-      if (c < channels && first + j < p.source_channels)
-        bits |= uint32_t(reinterpret_cast<const One*>(from + j * p.weight_source)->unit[0])
-                << (16 * j);
-    // Word t of slab s is word t + 4 * (s % 2) of step s / 2.
-    const int lane = c % 8 * 4 + word % 4, reg = c % 16 / 8 + word / 4 % 2 * 2;
-    const int tap = (now[2] * taps_h + now[1]) * taps_w + now[0];
-    *reinterpret_cast<uint32_t*>(to + tap * p.at.tap + (word / 8 * kM + c / 16) * 512 + lane * 16 +
-                                 reg * 4) = bits;
+    for (int b = 0; b < kBatch; ++b) {
+      const int c = now[3] % (kM * 16), word = now[3] / (kM * 16);
+      const int first = block.first_slab * slab_channels<scalar_t>() + word * kNumbers;
+      const scalar_t* from = weight + c * p.weight_destination + first * p.weight_source +
+                             now[2] * step_d + now[1] * step_h + now[0] * p.weight_tap[2];
+      const bool inside = i + b * threads < all && c < channels;
+      bits[b] = 0;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) now[j] += step[j];
-    if (now[0] >= taps_w) now[0] -= taps_w, ++now[1];
-    if (now[1] >= taps_h) now[1] -= taps_h, ++now[2];
-    if (now[2] >= taps_d) now[2] -= taps_d, ++now[3];
+      for (int j = 0; j < kNumbers; ++j)
+        if (inside && first + j < p.source_channels)
+          bits[b] |= uint32_t(reinterpret_cast<const One*>(from + j * p.weight_source)->unit[0])
+                     << (16 * j);
+      // Word t of slab s is word t + 4 * (s % 2) of step s / 2.
+      const int lane = c % 8 * 4 + word % 4, reg = c % 16 / 8 + word / 4 % 2 * 2;
+      const int tap = (now[2] * taps_h + now[1]) * taps_w + now[0];
+      at[b] = tap * p.at.tap + (word / 8 * kM + c / 16) * 512 + lane * 16 + reg * 4;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) now[j] += step[j];
+      if (now[0] >= taps_w) now[0] -= taps_w, ++now[1];
+      if (now[1] >= taps_h) now[1] -= taps_h, ++now[2];
+      if (now[2] >= taps_d) now[2] -= taps_d, ++now[3];
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b)
+      if (i + b * threads < all) *reinterpret_cast<uint32_t*>(to + at[b]) = bits[b];
   }
 }
 

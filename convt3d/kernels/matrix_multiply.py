@@ -20,8 +20,8 @@ __device__ inline void split_tf32(uint32_t& word, uint32_t& rest) {
   rest = bits_of(float_of(number) - float_of(word)) + 0x1000;
 }
 
-// Operands as the matrix units take them. Split: number = word + rest, both in TF32, so that three
-// products make one whose error is near fp32's; else rest is not used.
+// Operands as the matrix units take them. Split: number = word + rest, both in TF32, so that four
+// products make one whose error is near fp32's, and none on integers; else rest is not used.
 template <bool kSplit>
 struct Operand {
   Words<4> word, rest;
@@ -31,17 +31,25 @@ struct Operand {
       for (int i = 0; i < 4; ++i) split_tf32(word.word[i], rest.word[i]);
     }
   }
+  // Of what is left, what may be multiplied by what is left of the other: that is often 0.
+  __device__ uint32_t finite_rest(int i) const {
+    return (rest.word[i] & 0x7f800000) == 0x7f800000 ? 0 : rest.word[i];
+  }
 };
 
-// sum += a times column `odd` of the two in b. Split: a chain of three, for the matrix units truncate sums.
+// sum += a times column `odd` of the two in b. Split: a chain of four, for the matrix units truncate sums.
 template <typename scalar_t, bool kSplit>
 __device__ inline void multiply_operands(float (&sum)[4], const Operand<kSplit>& a,
                                          const Operand<kSplit>& b, int odd) {
   const uint32_t low = b.word.word[2 * odd], high = b.word.word[2 * odd + 1];
   if constexpr (kSplit) {
     float product[4] = {0, 0, 0, 0};
+    const uint32_t low_rest = b.rest.word[2 * odd], high_rest = b.rest.word[2 * odd + 1];
+    const Words<4> rests = {
+        {a.finite_rest(0), a.finite_rest(1), a.finite_rest(2), a.finite_rest(3)}};
+    multiply_add<scalar_t>(product, rests, b.finite_rest(2 * odd), b.finite_rest(2 * odd + 1));
     multiply_add<scalar_t>(product, a.rest, low, high);
-    multiply_add<scalar_t>(product, a.word, b.rest.word[2 * odd], b.rest.word[2 * odd + 1]);
+    multiply_add<scalar_t>(product, a.word, low_rest, high_rest);
     multiply_add<scalar_t>(product, a.word, low, high);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] += product[i];

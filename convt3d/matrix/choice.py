@@ -41,6 +41,7 @@ class TileChoice:
 
     def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
         self.units = units
+        self._best: dict[int, MatrixTile | None] = {}
         self.work = MatrixWork(geometry, units.element_bytes) if has_matrix_form(geometry) else None
 
     @cached_property
@@ -70,11 +71,25 @@ class TileChoice:
         return self.work is not None and self.work.can_run(tile, self.units.shared_bytes)
 
     def best(self, multiprocessors: int) -> MatrixTile | None:
-        """The tile that is expected to be fastest."""
-        work = self.work
-        if work is None or not self.tiles:
+        """The tile that is expected to be fastest.
+
+        What decides the order of summation, the kernel and the chunks of channels, is that of a batch of one, so that
+        a sample's result does not depend on the rest of the batch.
+        """
+        if multiprocessors not in self._best:
+            self._best[multiprocessors] = self._find_best(multiprocessors)
+        return self._best[multiprocessors]
+
+    def _find_best(self, multiprocessors: int) -> MatrixTile | None:
+        work, tiles = self.work, self.tiles
+        if work is None or not tiles:
             return None
-        return min(self.tiles, key=lambda tile: estimate(work, tile, multiprocessors))
+        if work.geometry.batch > 1:
+            alone = tile_choice(replace(work.geometry, batch=1), self.units).best(multiprocessors)
+            assert alone is not None  # tiles fit whatever the batch
+            order = alone.pattern, alone.chunk_slabs
+            tiles = [tile for tile in tiles if (tile.pattern, tile.chunk_slabs) == order]
+        return min(tiles, key=lambda tile: estimate(work, tile, multiprocessors))
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from convt3d.geometry import Axis, Geometry
 from convt3d.matrix.tile import (
     MOST_CHANNEL_TILES,
     MOST_CHANNEL_TILES_SPLIT,
+    MOST_TAPS_SPLIT,
     PATTERNS,
     MatrixTile,
     Pattern,
@@ -95,11 +96,12 @@ class MatrixWork:
         self.axes = [AxisColumns(geometry.axis(index)) for index in range(3)]
         width = geometry.axis(2)
         wanted = (width.stride, width.kernel_size, width.padding % width.stride)
+        split = element_bytes == 4
         is_known = width.dilation == 1 and wanted in PATTERNS
+        is_known = is_known and not (split and width.kernel_size > MOST_TAPS_SPLIT)
         self.pattern: Pattern | None = wanted if is_known else None
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
         self.channel_tiles = -(-geometry.out_channels_per_group // 16)
-        split = element_bytes == 4
         self.most_channel_tiles = MOST_CHANNEL_TILES_SPLIT if split else MOST_CHANNEL_TILES
 
     @cached_property
@@ -197,7 +199,7 @@ class MatrixWork:
         staging_warp = max(along_w, along_channels) + KEPT_PLACE_BYTES
         staging = weights + tile.slots * slot
         signals = staging + WARPS * staging_warp
-        block = signals + 16 * tile.slots
+        block = signals + 16 * tile.slots + 16  # two a slot, and one
         return Layout(
             tap, slab, slot, staging_warp, weights, plane, staging, signals, block, block + 16
         )
