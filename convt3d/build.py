@@ -26,9 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
+from convt3d.columns import PATTERNS, Pattern
 from convt3d.emulator import host, watch
 from convt3d.kernels import (
+    columns,
     gather,
+    lines,
     matrix,
     matrix_load,
     matrix_multiply,
@@ -38,11 +41,11 @@ from convt3d.kernels import (
     primitives,
     weight,
 )
+from convt3d.lines import line_family
 from convt3d.matrix.tile import (
     MOST_CHANNEL_TILES,
     MOST_CHANNEL_TILES_SPLIT,
     MOST_TAPS_SPLIT,
-    PATTERNS,
     family_of,
 )
 
@@ -53,11 +56,19 @@ SCALARS = {
     "f16": "convt3d::half_t",
     "bf16": "convt3d::bfloat16_t",
 }
-# Families that come in every dtype, and those for the matrix units, which have no fp64: name -> pattern along W.
+# Families that come in every dtype, and those that come for a pattern along W, name -> pattern; in fp64, which is rare,
+# for any pattern, and not for the matrix units, which have none.
 FAMILIES = ("gather", "weight")
+LINE_FAMILIES = {line_family(pattern): pattern for pattern in (*PATTERNS, None)}
 MATRIX_FAMILIES = {family_of(pattern): pattern for pattern in (*PATTERNS, None)}
 PARTS = (
-    *(f"{family}_{dtype}" for family in FAMILIES for dtype in SCALARS),
+    *(f"{family}_{dtype}" for family in (*FAMILIES, line_family(None)) for dtype in SCALARS),
+    *(
+        f"{family}_{dtype}"
+        for family, pattern in LINE_FAMILIES.items()
+        for dtype in ("f32", "f16", "bf16")
+        if pattern
+    ),
     *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f16", "bf16")),
     *(
         f"{family}_f32"
@@ -97,6 +108,13 @@ CONVT3D_EXPORT const char* convt3d_weight(const convt3d::WeightParams* params, i
 }}
 CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::WeightParams); }}
 """,
+    "lines": """
+#define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
+CONVT3D_EXPORT const char* convt3d_lines(const convt3d::LineParams* params, void* stream) {{
+  return convt3d::run_lines<{scalar}, convt3d::{along}>(*params, stream);
+}}
+CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::LineParams); }}
+""",
     "matrix": """
 #define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
 CONVT3D_EXPORT const char* convt3d_matrix(const convt3d::MatrixParams* params, int channel_tiles,
@@ -127,26 +145,32 @@ def translation_unit(part: str, target: str) -> str:
 
 def _kernels(family: str) -> tuple[ModuleType, ...]:
     if family in MATRIX_FAMILIES:
-        return (matrix_params, matrix_load, matrix_multiply, matrix_store, matrix)
+        return (columns, matrix_params, matrix_load, matrix_multiply, matrix_store, matrix)
+    if family in LINE_FAMILIES:
+        return (columns, lines)
     return (gather,) if family == "gather" else (weight,)
 
 
 def entry_text(family: str, dtype: str) -> str:
     """The C functions of a part: the only text that is generated."""
     scalar = SCALARS[dtype]
-    if family not in MATRIX_FAMILIES:
+    if family in FAMILIES:
         return ENTRIES[family].format(scalar=scalar)
+    if family in LINE_FAMILIES:
+        return ENTRIES["lines"].format(scalar=scalar, along=_along(LINE_FAMILIES[family]))
     pattern = MATRIX_FAMILIES[family]
     is_split = dtype == "f32"
     most = (MOST_CHANNEL_TILES_SPLIT if is_split else MOST_CHANNEL_TILES)[
         pattern[0] if pattern else 1
     ]
     return ENTRIES["matrix"].format(
-        scalar=scalar,
-        along="Along<{}, {}, {}>".format(*pattern) if pattern else "AlongAny",
-        split=str(is_split).lower(),
-        most=most,
+        scalar=scalar, along=_along(pattern), split=str(is_split).lower(), most=most
     )
+
+
+def _along(pattern: Pattern | None) -> str:
+    """The type of kernels/columns.py that a pattern is."""
+    return "Along<{}, {}, {}>".format(*pattern) if pattern else "AlongAny"
 
 
 def _with_line_directive(module: ModuleType) -> str:

@@ -14,11 +14,14 @@ from torch import Tensor
 from convt3d import build, plan
 from convt3d.emulator import runtime, sanitized
 from convt3d.geometry import Geometry
+from convt3d.line_launch import line_params
+from convt3d.lines import LineTile, LineUnits
 from convt3d.matrix.choice import MatrixUnits
 from convt3d.matrix.launch import matrix_params, planes_fit
 from convt3d.params import (
     AxisParams,
     GatherParams,
+    LineParams,
     MatrixParams,
     Params,
     WeightParams,
@@ -32,6 +35,14 @@ DTYPE_NAMES = {
     torch.float16: "f16",
     torch.bfloat16: "bf16",
 }
+# Of the kinds of parts: their struct, and how many integers their entry takes besides.
+MIRRORS: dict[str, type[Params]] = {
+    "gather": GatherParams,
+    "weight": WeightParams,
+    "lines": LineParams,
+    "matrix": MatrixParams,
+}
+FLAGS = {"gather": 3, "weight": 2, "lines": 0, "matrix": 1}
 # Offsets and loop counters of a 32-bit plan stay below 2^31 with room for a last, partial tile.
 LARGEST_32_BIT_EXTENT = 2**31 - 2**20
 
@@ -111,8 +122,14 @@ def gather(
         _fit_32_bits(source, weight, destination),
         _multiprocessors(source.device),
         _matrix_units(source, destination) if primitive == "forward" else None,
+        _line_units(destination) if primitive == "forward" else None,
     )
     what = f"{primitive} with plan {chosen}"
+    if isinstance(chosen.tile, LineTile):
+        tile, units = chosen.tile, _line_units(destination)
+        lines = line_params(geometry, tile, units, source, weight, bias, destination)
+        _launch(tile.family, lines, (), source, what)
+        return chosen
     if chosen.tile:
         count = _multiprocessors(source.device)
         matrix = matrix_params(geometry, chosen.tile, source, weight, bias, destination, count)
@@ -137,6 +154,13 @@ def _matrix_units(source: Tensor, destination: Tensor) -> MatrixUnits | None:
     if source.dtype == torch.float64 or not planes_fit(source, destination):
         return None
     return MatrixUnits(source.element_size(), _shared_bytes(source.device))
+
+
+def _line_units(destination: Tensor) -> LineUnits:
+    """What the kernel for few channels a group has here."""
+    return LineUnits(
+        destination.element_size(), _shared_bytes(destination.device), destination.stride(4) != 1
+    )
 
 
 def weight_gradient(
@@ -248,19 +272,19 @@ def _entry(
     file = _libraries.get((part, target))
     loaded = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
     kind = _kind(family)
-    mirror = {"gather": GatherParams, "weight": WeightParams, "matrix": MatrixParams}[kind]
+    mirror = MIRRORS[kind]
     loaded.convt3d_params_bytes.restype = ctypes.c_int64
     if loaded.convt3d_params_bytes() != ctypes.sizeof(mirror):
         raise RuntimeError(f"{mirror.__name__} here and in convt3d/kernels differ in size")
     entry = getattr(loaded, f"convt3d_{kind}")
     entry.restype = ctypes.c_char_p
-    flags = {"gather": 3, "weight": 2, "matrix": 1}[kind]
+    flags = FLAGS[kind]
     entry.argtypes = [ctypes.POINTER(mirror), *[ctypes.c_int] * flags, ctypes.c_void_p]
     return entry
 
 
 def _kind(family: str) -> str:
-    """gather, weight or matrix."""
+    """gather, weight, lines or matrix."""
     return family.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""The kernels' parameter structs in ctypes: they mirror those of kernels/params.py and kernels/matrix_params.py."""
+"""The kernels' parameter structs in ctypes: they mirror those of convt3d/kernels."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class WeightParams(Params):
 
 
 class PhaseTaps(ctypes.Structure):
-    """PhaseTaps of kernels/matrix_params.py."""
+    """PhaseTaps of kernels/columns.py."""
 
     _fields_ = [(name, ctypes.c_int32) for name in ("count", "first", "step", "base", "shift")]
 
@@ -145,7 +145,10 @@ class MatrixParams(Params):
             (name, ctypes.c_int32)
             for name in ("chunk_slabs", "chunks", "slots", "holds", "streams_weights")
         ),
-        *((name, ctypes.c_int32) for name in ("parts", "load_vector", "store_vector")),
+        ("parts", ctypes.c_int32),
+        ("splits", ctypes.c_int32 * 3),
+        *((name, ctypes.c_int32) for name in ("weight_run", "weight_vector")),
+        *((name, ctypes.c_int32) for name in ("load_vector", "store_vector")),
         *(
             (name, ctypes.c_int32)
             for name in ("load_channels_last", "store_channels_last", "blocks_per_tile")
@@ -154,6 +157,43 @@ class MatrixParams(Params):
         ("phase_of", ctypes.c_int32 * 64),
         ("phases_before", ctypes.c_int32 * 65),
         ("at", MatrixShared),
+        *(
+            (f"{name}_data", ctypes.c_void_p)
+            for name in ("source", "weight", "bias", "destination")
+        ),
+    ]
+
+
+class LineParams(Params):
+    """Mirrors LineParams of kernels/lines.py."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("batch", "groups", "source_channels", "destination_channels")
+        ),
+        *(
+            (name, ctypes.c_int32 * 3)
+            for name in ("input_size", "output_size", "kernel_size", "stride")
+        ),
+        ("source", Strides),
+        ("destination", Strides),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("weight_group", "weight_source", "weight_destination")
+        ),
+        ("weight_tap", ctypes.c_int64 * 3),
+        ("bias_stride", ctypes.c_int64),
+        *((name, ctypes.c_int32 * 3) for name in ("columns", "low", "span")),
+        *((name, ctypes.c_int32) for name in ("depths", "rows", "strip", "steps")),
+        ("places", ctypes.c_int32 * 3),
+        *((name, ctypes.c_int32) for name in ("runs", "along_channels", "block_groups", "threads")),
+        *((name, ctypes.c_int32) for name in ("pitch", "staged_pitch")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("input_at", "staging_at", "staging_bytes", "shared_bytes")
+        ),
+        ("taps", PhaseTaps * 4 * 3),
         *(
             (f"{name}_data", ctypes.c_void_p)
             for name in ("source", "weight", "bias", "destination")

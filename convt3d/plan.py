@@ -2,23 +2,30 @@
 
 A plan's name is what case strings, logs and `convt3d.plan.forced` use: `tiled.i32`, `direct.i64`,
 `tiled.i32.split4`. Its parts: the kernel, the width of the indices it computes with, and the split-K
-factor, which only grad_weight has. Plans for the matrix units, which only forward has, are named after
-their tile (see convt3d/matrix/tile.py); `matrix.fixed.hold` stands for some tile of that style.
+factor, which only grad_weight has. Two kernels, which only forward has, cut a call into tiles, and their plans
+are named after the tile: those for the matrix units (see convt3d/matrix/tile.py) and those for few channels
+a group (convt3d/lines.py). `matrix.fixed.hold` stands for some tile of that style, `lines` for the best one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from convt3d.geometry import Geometry
+from convt3d.lines import LINE_STYLES, LineTile, LineUnits, line_choice, parse_line_tile
 from convt3d.matrix.choice import MatrixUnits, tile_choice
 from convt3d.matrix.tile import STYLES, MatrixTile, parse_tile
 
+T = TypeVar("T")
+
 PRIMITIVES = ("forward", "grad_input", "grad_weight")
 KERNELS = ("tiled", "direct")
+# Kernels of forward that cut a call into tiles -> styles of tile.
+TILE_KERNELS = {"matrix": STYLES, "lines": LINE_STYLES}
 
 # Channels a group from which a shared-memory tile pays for itself. With fewer, most of a channel tile is
 # idle and a thread an element is as fast.
@@ -28,6 +35,9 @@ SMALLEST_SPLIT_PRODUCTS = 1024
 LARGEST_SPLIT = 128
 # Blocks a multiprocessor that split-K aims at.
 BLOCKS_PER_MULTIPROCESSOR = 8
+# Products of channels of a group up to which a call runs on the kernel for few channels, by bytes of an element: the
+# matrix units multiply 16 channels by 16, in fp32 at a quarter of their rate and less, in fp64 not at all.
+MOST_LINE_PRODUCTS = {2: 16, 4: 32, 8: 64}
 # The tiles of the kernels: see kernels/gather.py and kernels/weight.py.
 GATHER_TILE, GATHER_PASS = 128, 64
 # Columns below which a tile's stores along W are too short to be worth a fuller pass.
@@ -44,23 +54,24 @@ class Plan:
     """One way to run one primitive.
 
     Args:
-        kernel: "tiled" (shared-memory tiles), "direct" (an element a thread) or "matrix" (tensor cores).
+        kernel: "tiled" (shared-memory tiles), "direct" (an element a thread), "matrix" (tensor cores) or "lines" (few
+            channels a group).
         index_bits: 32 or 64, the width of every index and offset in the kernel; "matrix" has 64 between planes and
-            32 within.
+            32 within, "lines" 64 between the elements of a tensor.
         splits: split-K factor; above 1 a second launch adds the partial sums in order.
-        tile: of "matrix"; or None for one that is chosen for the call:
-        style: from those of this style, one of matrix.tile.STYLES, or from all.
+        tile: of "matrix" or "lines"; or None for one that is chosen for the call:
+        style: from those of this style, one of matrix.tile.STYLES or lines.LINE_STYLES, or from all.
     """
 
     kernel: str
     index_bits: int
     splits: int = 1
-    tile: MatrixTile | None = None
+    tile: MatrixTile | LineTile | None = None
     style: str = ""
 
     def __str__(self) -> str:
-        if self.kernel == "matrix":
-            return str(self.tile or f"matrix.{self.style}".rstrip("."))
+        if self.kernel in TILE_KERNELS:
+            return str(self.tile or f"{self.kernel}.{self.style}".rstrip("."))
         name = f"{self.kernel}.i{self.index_bits}"
         return name if self.splits == 1 else f"{name}.split{self.splits}"
 
@@ -71,22 +82,26 @@ def parse_plan(name: str) -> Plan:
     Raises:
         RuntimeError: it is not a plan's name.
     """
-    if name in _MATRIX_PLANS:
-        return _MATRIX_PLANS[name]
+    if name in _STYLE_PLANS:
+        return _STYLE_PLANS[name]
     if tile := parse_tile(name):
         return Plan("matrix", 64, tile=tile)
+    if line_tile := parse_line_tile(name):
+        return Plan("lines", 64, tile=line_tile)
     match = re.fullmatch(r"(tiled|direct)\.i(32|64)(?:\.split([1-9][0-9]*))?", name, re.ASCII)
     plan = Plan(match[1], int(match[2]), int(match[3] or 1)) if match else None
     if plan is None or str(plan) != name or plan.splits > LARGEST_SPLIT:
         raise RuntimeError(
             f"plan={name!r}, but must be like 'tiled.i32', 'direct.i64' or 'tiled.i32.split4', with at "
-            f"most {LARGEST_SPLIT} splits, or one of {', '.join(_MATRIX_PLANS)}, or a tile's name"
+            f"most {LARGEST_SPLIT} splits, or one of {', '.join(_STYLE_PLANS)}, or a tile's name"
         )
     return plan
 
 
-_MATRIX_PLANS = {
-    str(plan): plan for plan in (Plan("matrix", 64, style=style) for style in ("", *STYLES))
+_STYLE_PLANS = {
+    str(plan): plan
+    for kernel, styles in TILE_KERNELS.items()
+    for plan in (Plan(kernel, 64, style=style) for style in ("", *styles))
 }
 
 
@@ -130,6 +145,7 @@ def candidates(
     geometry: Geometry,
     fits_32_bits: bool = True,
     units: MatrixUnits | None = None,
+    lines: LineUnits | None = None,
 ) -> list[Plan]:
     """Returns every plan that can run the primitive; of the tiles for matrix units, a style for all that are of it.
 
@@ -138,6 +154,7 @@ def candidates(
         geometry: what is computed.
         fits_32_bits: whether every offset into every tensor stays below 2^31.
         units: of the matrix units; None where the dtype or the strides of a plane are not for them.
+        lines: what the kernel for few channels a group has; None where it is not to be thought of.
     """
     widths = (32, 64) if fits_32_bits and _coordinates_fit(geometry) else (64,)
     kernels = KERNELS if _tiled_grid_fits(primitive, geometry) else ("direct",)
@@ -149,6 +166,9 @@ def candidates(
     if primitive == "forward" and units:
         styles = tile_choice(geometry, units).by_style
         plans += [Plan("matrix", 64, style=style) for style in STYLES if style in styles]
+    if primitive == "forward" and lines:
+        choice = line_choice(geometry, lines)
+        plans += [Plan("lines", 64, style=style) for style in LINE_STYLES if choice.of_style(style)]
     return plans
 
 
@@ -158,11 +178,12 @@ def choose(
     fits_32_bits: bool = True,
     multiprocessors: int = 1,
     units: MatrixUnits | None = None,
+    lines: LineUnits | None = None,
 ) -> Plan:
     """Returns the plan that is expected to be fastest; one a test forces with `forced` goes first.
 
     Args:
-        primitive, geometry, fits_32_bits, units: as for `candidates`.
+        primitive, geometry, fits_32_bits, units, lines: as for `candidates`.
         multiprocessors: of the device; 1 for the emulator, where tiles for the matrix units take too long.
 
     Raises:
@@ -171,8 +192,8 @@ def choose(
     """
     if primitive in _forced:
         plan = _forced[primitive]
-        if plan.kernel == "matrix":
-            return _with_tile(plan, geometry, multiprocessors, units)
+        if plan.kernel in TILE_KERNELS:
+            return _with_tile(plan, geometry, multiprocessors, units, lines)
         if plan.index_bits == 32 and not (fits_32_bits and _coordinates_fit(geometry)):
             raise RuntimeError(f"plan {plan} is forced on {primitive}, but an offset needs 64 bits")
         return plan
@@ -182,32 +203,71 @@ def choose(
     sums, results = geometry.in_channels_per_group, geometry.out_channels_per_group
     if primitive == "grad_input":
         sums, results = results, sums
-    # fp32 on the matrix units is not chosen: it has been run on the emulator alone in its present form.
-    if primitive == "forward" and units and units.element_bytes == 2 and multiprocessors > 1:
-        tile = tile_choice(geometry, units).best(multiprocessors)
-        if tile:
-            return Plan("matrix", 64, tile=tile)
+    if primitive == "forward" and multiprocessors > 1:
+        tiled = _choose_tile(geometry, multiprocessors, units, lines)
+        if tiled:
+            return tiled
     is_thin = min(sums, results) < SMALLEST_TILED_CHANNELS
     kernel = "direct" if is_thin or not _tiled_grid_fits(primitive, geometry) else "tiled"
     return Plan(kernel, width)
 
 
+def _choose_tile(
+    geometry: Geometry, multiprocessors: int, units: MatrixUnits | None, lines: LineUnits | None
+) -> Plan | None:
+    """The plan with tiles that forward runs on a GPU; None where there is none."""
+    if lines:
+        products = geometry.in_channels_per_group * geometry.out_channels_per_group
+        is_for_lines = products <= MOST_LINE_PRODUCTS[lines.element_bytes]
+        line_tile = line_choice(geometry, lines).best(multiprocessors) if is_for_lines else None
+        if line_tile:
+            return Plan("lines", 64, tile=line_tile)
+    # fp32 on the matrix units is not chosen: it has been run on the emulator alone in its present form.
+    if units and units.element_bytes == 2:
+        tile = tile_choice(geometry, units).best(multiprocessors)
+        if tile:
+            return Plan("matrix", 64, tile=tile)
+    return None
+
+
 def _with_tile(
-    plan: Plan, geometry: Geometry, multiprocessors: int, units: MatrixUnits | None
+    plan: Plan,
+    geometry: Geometry,
+    multiprocessors: int,
+    units: MatrixUnits | None,
+    lines: LineUnits | None,
 ) -> Plan:
-    """A forced plan for the matrix units, with its tile."""
-    choice = tile_choice(geometry, units) if units else None
-    tile = plan.tile
-    if choice and tile is None:
-        found = choice.by_style.get(plan.style, [])
-        tile = found[_variation % len(found)] if found else None
-        tile = tile if plan.style else choice.best(multiprocessors)
-    if choice is None or tile is None or not choice.can_run(tile):
+    """A forced plan of one of TILE_KERNELS, with its tile."""
+    fits = False
+    tile: MatrixTile | LineTile | None = None
+    if plan.kernel == "matrix" and units:
+        choice = tile_choice(geometry, units)
+        of_style = choice.by_style.get(plan.style, [])
+        tile = (
+            plan.tile or _varied(of_style)
+            if plan.tile or plan.style
+            else choice.best(multiprocessors)
+        )
+        fits = isinstance(tile, MatrixTile) and choice.can_run(tile)
+    elif plan.kernel == "lines" and lines:
+        few = line_choice(geometry, lines)
+        tile = (
+            plan.tile or _varied(few.of_style(plan.style))
+            if plan.tile or plan.style
+            else few.best(multiprocessors)
+        )
+        fits = isinstance(tile, LineTile) and few.can_run(tile)
+    if not fits:
         raise RuntimeError(
             f"plan {plan} is forced on forward, but cannot run input of shape {geometry.input_shape} "
             f"with weight of shape {geometry.weight_shape} and strides and dtype as they are"
         )
     return replace(plan, tile=tile, style="")
+
+
+def _varied(tiles: Sequence[T]) -> T | None:
+    """The tile that a style stands for; None where there is none of it."""
+    return tiles[_variation % len(tiles)] if tiles else None
 
 
 @contextmanager
@@ -229,8 +289,10 @@ def forced(plans: dict[str, str], variation: int = 0) -> Iterator[None]:
     for primitive, plan in wanted.items():
         if plan.splits > 1 and primitive != "grad_weight":
             raise RuntimeError(f"plan {plan} for {primitive}, but only grad_weight has split-K")
-        if plan.kernel == "matrix" and primitive != "forward":
-            raise RuntimeError(f"plan {plan} for {primitive}, but only forward has matrix plans")
+        if plan.kernel in TILE_KERNELS and primitive != "forward":
+            raise RuntimeError(
+                f"plan {plan} for {primitive}, but only forward has {plan.kernel} plans"
+            )
     before, variation_before = dict(_forced), _variation
     _forced.update(wanted)
     _variation = variation

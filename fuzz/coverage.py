@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from convt3d.lines import MOST_CHANNELS
 from convt3d.plan import PRIMITIVES, gather_tile
 from fuzz.case import FAR_MODES, LANES, LAYOUTS, MODES, Case
 from fuzz.number import DTYPES
@@ -247,7 +248,8 @@ def impossibilities(space: Space) -> list[Impossibility]:
     narrow = tuple(name for primitive in PRIMITIVES for name in _PLAN_NAMES[primitive])
     narrow = tuple(dict.fromkeys(name for name in narrow if ".i32" in name))
     matrix = tuple(name for name in _PLAN_NAMES["forward"] if name.startswith("matrix"))
-    fixed = tuple(name for name in matrix if ".fixed." in name)
+    lines = tuple(name for name in _PLAN_NAMES["forward"] if name.startswith("lines"))
+    fixed = tuple(name for name in (*matrix, *lines) if ".fixed" in name)
     most_splits = tuple(
         name for name in _PLAN_NAMES["grad_weight"] if name.endswith(f".split{_MOST_SPLITS}")
     )
@@ -276,7 +278,12 @@ def impossibilities(space: Space) -> list[Impossibility]:
     reason = "matrix units have no fp64"
     rules.append(Impossibility(reason, "forward plan", matrix, "dtype", ("f64",)))
     reason = "the emulator would be busy with it for a minute"
-    rules.append(Impossibility(reason, "forward plan", matrix, "size", ("long",)))
+    rules.append(Impossibility(reason, "forward plan", (*matrix, *lines), "size", ("long",)))
+    reason = "the kernel for few channels has no pattern in fp64"
+    rules.append(Impossibility(reason, "forward plan", ("lines.fixed",), "dtype", ("f64",)))
+    reason = f"the kernel for few channels takes {MOST_CHANNELS} a group at most"
+    many = ("gather tiles", "weight tiles")
+    rules.append(Impossibility(reason, "forward plan", lines, "size", many))
     reason = "offsets in a plane have 32 bits on matrix units"
     rules.append(Impossibility(reason, "forward plan", matrix, "layout", ("far",)))
     reason = "kernels that know their taps have a stride of 1 or 2 along W"

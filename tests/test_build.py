@@ -14,11 +14,10 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from convt3d import build
+from convt3d import build, launch
 from convt3d.emulator import host, watch
-from convt3d.kernels import gather, matrix, params, primitives, weight
+from convt3d.kernels import gather, lines, matrix, params, primitives, weight
 from convt3d.matrix.tile import MOST_TAPS_SPLIT
-from convt3d.params import GatherParams, MatrixParams, WeightParams
 
 PART = "gather_f32"
 # A library that is loaded anyway, in the place of one that was compiled.
@@ -68,7 +67,7 @@ def test_a_part_is_one_family_in_one_dtype(part: str) -> None:
     for target, machine in (("host", (watch, host)), ("cuda", (primitives,))):
         text = build.translation_unit(part, target)
         kind = family.partition(".")[0]
-        kernels = {"gather": gather, "weight": weight, "matrix": matrix}[kind]
+        kernels = {"gather": gather, "weight": weight, "lines": lines, "matrix": matrix}[kind]
         for module in (*machine, params, kernels):
             assert text.count(module.SOURCE) == 1
         assert f"convt3d_{kind}(" in text
@@ -83,7 +82,10 @@ def test_the_text_under_a_sanitizer_is_that_of_the_emulator(target: str) -> None
 def test_every_family_comes_in_every_dtype() -> None:
     few_taps = [p for p in build.MATRIX_FAMILIES.values() if p is None or p[1] <= MOST_TAPS_SPLIT]
     matrix_parts = 2 * len(build.MATRIX_FAMILIES) + len(few_taps)  # without fp64
-    assert len(set(build.PARTS)) == len(build.FAMILIES) * len(build.SCALARS) + matrix_parts
+    line_parts = 3 * len(build.LINE_FAMILIES) + 1  # one with fp64
+    assert len(set(build.PARTS)) == (
+        len(build.FAMILIES) * len(build.SCALARS) + line_parts + matrix_parts
+    )
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_a_library_keeps_its_own_symbols_to_itself() -> None:
 @pytest.mark.parametrize("part", build.PARTS)
 def test_every_part_compiles_for_the_emulator_and_says_the_size_of_its_struct(part: str) -> None:
     kind = part.partition("_")[0].partition(".")[0]
-    mirror = {"gather": GatherParams, "weight": WeightParams, "matrix": MatrixParams}[kind]
+    mirror = launch.MIRRORS[kind]
     library = build.library(part, "host")
     library.convt3d_params_bytes.restype = ctypes.c_int64
     assert library.convt3d_params_bytes() == ctypes.sizeof(mirror)

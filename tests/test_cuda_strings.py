@@ -17,9 +17,12 @@ needs_clang_format = pytest.mark.skipif(
 needs_nvcc = pytest.mark.skipif(tools.nvcc() is None, reason="needs nvcc")
 needs_host_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
-# `make check` compiles every part; of the kernels for the matrix units, which differ in constants alone, these do here.
-MATRIX_SAMPLE = ("matrix.any_f16", "matrix.s1k3p0_bf16", "matrix.s2k3p1_f32", "matrix.s2k3p1_f16")
-SAMPLE = [p for p in build.PARTS if not p.startswith("matrix") or p in MATRIX_SAMPLE]
+# `make check` compiles every part; of those for a pattern along W, which differ in constants alone, these do here.
+PATTERN_SAMPLE = (
+    *("matrix.any_f16", "matrix.s1k3p0_bf16", "matrix.s2k3p1_f32", "matrix.s2k3p1_f16"),
+    *("lines.any_f64", "lines.any_f16", "lines.s2k5p0_bf16", "lines.s1k7p0_f32"),
+)
+SAMPLE = [p for p in build.PARTS if "." not in p or p in PATTERN_SAMPLE]
 
 PTXAS_LOG = """\
 ptxas info    : 272 bytes gmem, 16 bytes cmem[4]

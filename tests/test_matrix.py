@@ -12,19 +12,18 @@ import torch
 from torch import Tensor
 
 from convt3d import conv_transpose3d, plan
+from convt3d.columns import PATTERNS, AxisColumns, Pattern
 from convt3d.emulator import runtime
 from convt3d.geometry import Axis, Geometry, output_size
 from convt3d.matrix.choice import MatrixUnits, TileChoice, blocks_per_tile
 from convt3d.matrix.tile import (
     MODES,
     MOST_TAPS_SPLIT,
-    PATTERNS,
     STYLES,
     MatrixTile,
-    Pattern,
     parse_tile,
 )
-from convt3d.matrix.work import AxisColumns, MatrixWork
+from convt3d.matrix.work import MatrixWork
 
 ONES, ZEROS = (1, 1, 1), (0, 0, 0)
 SHARED_BYTES = plan.SHARED_BYTES[8, 0]

@@ -16,7 +16,9 @@ from torch.utils import cpp_extension
 from convt3d import build, launch
 from convt3d.emulator import host, watch
 from convt3d.kernels import (
+    columns,
     gather,
+    lines,
     matrix,
     matrix_load,
     matrix_multiply,
@@ -44,7 +46,9 @@ MACHINES_WITHOUT_EMULATOR = {"cuda": (primitives.SOURCE,)}
 KERNELS = {
     "gather": (gather.SOURCE,),
     "weight": (weight.SOURCE,),
+    "lines": (columns.SOURCE, lines.SOURCE),
     "matrix": (
+        columns.SOURCE,
         *(matrix_params.SOURCE, matrix_load.SOURCE, matrix_multiply.SOURCE),
         *(matrix_store.SOURCE, matrix.SOURCE),
     ),

@@ -18,6 +18,8 @@ PACKAGE = Path(__file__).parents[1]
 # In this order they stand in the file: what runs on import must find what it needs above it.
 MODULES = (
     "convt3d.geometry",
+    "convt3d.columns",
+    "convt3d.lines",
     "convt3d.matrix.tile",
     "convt3d.matrix.work",
     "convt3d.matrix.choice",
@@ -26,6 +28,8 @@ MODULES = (
     "convt3d.kernels.params",
     "convt3d.kernels.gather",
     "convt3d.kernels.weight",
+    "convt3d.kernels.columns",
+    "convt3d.kernels.lines",
     "convt3d.kernels.matrix_params",
     "convt3d.kernels.matrix_load",
     "convt3d.kernels.matrix_multiply",
@@ -37,6 +41,7 @@ MODULES = (
     "convt3d.build",
     "convt3d.export.own_build",
     "convt3d.params",
+    "convt3d.line_launch",
     "convt3d.matrix.launch",
     "convt3d.launch",
     "convt3d.ops.guards",

@@ -8,6 +8,8 @@ they must keep the same names and meanings.
                     fragments, conversions, launch
     params.py       the parameter structs, passed by value, and the arithmetic of phases
     gather.py       forward and grad_input
+    columns.py      how outputs and inputs of an axis meet, for the next two
+    lines.py        forward with few channels a group, depthwise above all
     matrix*.py      forward on the matrix units: params (struct and notes), load, multiply, store, and the kernel
     weight.py       grad_weight and grad_bias, and the ordered second pass of split-K
 

@@ -12,6 +12,27 @@ struct Ring {
   int slots;
 };
 
+// ---- weights ----------------------------------------------------------------------------------------
+
+__device__ inline WeightTaps taps_of(const PhaseTaps& taps) {
+  return {taps.first, taps.count, taps.step};
+}
+// All weights that the phases of a part need.
+__device__ inline WeightBlock part_weights(const MatrixParams& p, int part) {
+  WeightBlock block;
+#pragma unroll
+  for (int axis = 0; axis < 3; ++axis)
+    block.axis[axis] = p.splits[axis] ? taps_of(p.taps[axis][part_phase(p, part, axis)])
+                                      : WeightTaps{0, p.kernel_size[axis], 1};
+  block.first_slab = 0;
+  block.slabs = p.chunks * p.chunk_slabs;
+  return block;
+}
+// The j-th tap of a phase among those that are staged: with `only` its own are, else all of the axis.
+__device__ inline int staged_tap(bool only, const PhaseTaps& taps, int j) {
+  return only ? j : taps.first + j * taps.step;
+}
+
 // ---- the warps that load --------------------------------------------------------------------------
 
 // Loads what the others need in the order in which they need it.
@@ -61,15 +82,17 @@ __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int 
         const MatrixPhase phase = matrix_phase(p, number);
         const PhaseTaps& taps_d = p.taps[0][phase.e[0]];
         const PhaseTaps& taps_h = p.taps[1][phase.e[1]];
-        if (taps_h.count == 0 || p.taps[2][phase.e[2]].count == 0) continue;
+        const PhaseTaps& taps_w = p.taps[2][phase.e[2]];
+        if (taps_h.count == 0 || taps_w.count == 0) continue;
         for (int j = 0; j < taps_d.count; ++j)
           for (int chunk = 0; chunk < p.chunks; ++chunk) {
             load(place, place.d + step + p.low[0] + taps_d.base + j * taps_d.shift, chunk);
             if (p.streams_weights)
               stage_weights<scalar_t, kM>(
                   p,
-                  {taps_d.first + j * taps_d.step, 1, 1, taps_h.first, taps_h.count, taps_h.step,
-                   chunk * p.chunk_slabs, p.chunk_slabs},
+                  {{{taps_d.first + j * taps_d.step, 1, 1}, taps_of(taps_h), taps_of(taps_w)},
+                   chunk * p.chunk_slabs,
+                   p.chunk_slabs},
                   work.group, work.first_channel, slots + slot * p.at.slot + p.at.slot_weights,
                   thread, threads);
             finish();
@@ -118,9 +141,8 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
     return;
   }
   if (!p.streams_weights) {  // by the warps that need them, while the others load the first planes
-    stage_weights<scalar_t, kM>(
-        p, {0, p.kernel_size[0], 1, 0, p.kernel_size[1], 1, 0, p.chunks * p.chunk_slabs},
-        work.group, work.first_channel, shared, thread_index(), kMultiplyingWarps * kWarpSize);
+    stage_weights<scalar_t, kM>(p, part_weights(p, work.part), work.group, work.first_channel,
+                                shared, thread_index(), kMultiplyingWarps * kWarpSize);
     signal_arrive(ring.weights);
     signal_wait(ring.weights, 0);
   }
@@ -171,10 +193,14 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
 #pragma unroll
               for (int i = 0; i < 4; ++i) sum[m][e][t][i] = 0;
 
+        // Weights that come with a plane are those of its tap along D and of this phase.
+        const bool streams = p.streams_weights != 0;
+        const bool only_h = streams || p.splits[1], only_w = streams || p.splits[2];
+        const int staged_h = only_h ? taps_h.count : kernel_h;
+        const int staged_w = W::kFixed ? W::kTaps : only_w ? taps_w.count : kernel_w;
         const int planes = taps_h.count > 0 && taps_w.count > 0 ? taps_d.count : 0;
         for (int j = 0; j < planes; ++j) {
           const int plane = kept.depth + taps_d.base + j * taps_d.shift;
-          const int tap_d = taps_d.first + j * taps_d.step;
           for (int chunk = 0; chunk < chunks; ++chunk) {
             const int ahead = p.holds ? plane * chunks + chunk : 0;
             need(item + ahead);
@@ -189,14 +215,14 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
               walk.next_row = taps_h.shift * p.pitch;
               walk.next_step = 2 * p.at.slab;
               walk.tap = p.at.tap;
-              if (p.streams_weights) {
-                walk.fragments = shared + p.at.slots + slot * p.at.slot + p.at.slot_weights;
-                walk.fragments_row = kernel_w * p.at.tap;
-              } else {
-                walk.fragments = shared + (tap_d * kernel_h + taps_h.first) * kernel_w * p.at.tap +
-                                 chunk * walk.steps * (kM * 512);
-                walk.fragments_row = taps_h.step * kernel_w * p.at.tap;
-              }
+              walk.fragments = (streams ? shared + p.at.slots + slot * p.at.slot + p.at.slot_weights
+                                        : shared + chunk * walk.steps * (kM * 512)) +
+                               ((streams ? 0 : staged_tap(p.splits[0], taps_d, j) * staged_h) +
+                                staged_tap(only_h, taps_h, 0)) *
+                                   staged_w * p.at.tap;
+              walk.fragments_row = (only_h ? 1 : taps_h.step) * staged_w * p.at.tap;
+              walk.first_w = staged_tap(only_w, taps_w, 0);
+              walk.step_w = only_w ? 1 : taps_w.step;
               walk.fragments += lane * 16;
               walk.fragments_row -= walk.steps * (kM * 512);
               multiply_item<scalar_t, W, kSplit, kM>(sum, walk, taps_w);

@@ -6,70 +6,136 @@ namespace convt3d {
 
 // ---- weights --------------------------------------------------------------------------------------
 
-// Which weights: taps first, first + step, ... along D and H, all along W; slabs of source channels.
+// Which weights: taps first, first + step, ... on each axis; slabs of source channels.
+struct WeightTaps {
+  int first, count, step;
+};
 struct WeightBlock {
-  int tap_d, taps_d, tap_step_d, tap_h, taps_h, tap_step_h;
+  WeightTaps axis[3];
   int first_slab, slabs;
 };
 
+// Where a thread's vectors of kVector neighbours in memory come from and go to; the same for every source
+// channel. Their elements are neighbours along the destination channels, or along the taps: then of a row
+// along W, or of all taps of all channels, one after the other.
+template <typename scalar_t, int kM, int kVector>
+struct WeightVector {
+  int64_t from;     // of the first element, from the first channel's first tap
+  bool inside;      // whether it is a channel's of the group
+  int to[kVector];  // bytes from the place of the source channel
+};
+template <typename scalar_t, int kM, int kVector>
+__device__ inline WeightVector<scalar_t, kM, kVector> weight_vector(const MatrixParams& p,
+                                                                    const WeightBlock& block,
+                                                                    int channels, int index) {
+  const int run = p.weight_run;
+  const int taps_d = block.axis[0].count, taps_h = block.axis[1].count;
+  const int taps_w = block.axis[2].count;
+  int tap[3], c;
+  if (run == kRunOfChannels) {
+    c = index % (kM * 16 / kVector) * kVector;
+    index /= kM * 16 / kVector;
+  } else {
+    index *= kVector;
+  }
+  tap[2] = index % taps_w;
+  index /= taps_w;
+  tap[1] = index % taps_h;
+  index /= taps_h;
+  tap[0] = index % taps_d;
+  if (run != kRunOfChannels) c = index / taps_d;
+  WeightVector<scalar_t, kM, kVector> vector;
+  vector.inside = c < channels;
+  vector.from = c * p.weight_destination;
+#pragma unroll
+  for (int i = 0; i < 3; ++i)
+    vector.from += (block.axis[i].first + tap[i] * block.axis[i].step) * p.weight_tap[i];
+#pragma unroll
+  for (int j = 0; j < kVector; ++j) {
+    const int lane = c % 8 * 4, half = c % 16 / 8;
+    vector.to[j] = ((tap[0] * taps_h + tap[1]) * taps_w + tap[2]) * p.at.tap + c / 16 * 512 +
+                   lane * 16 + half * 4;
+    if (run == kRunOfChannels) {
+      ++c;
+    } else if (++tap[2] == taps_w) {
+      tap[2] = 0;
+      if (++tap[1] == taps_h) {
+        tap[1] = 0;
+        if (++tap[0] == taps_d) tap[0] = 0, ++c;
+      }
+    }
+  }
+  return vector;
+}
+
 // Stages the weights of kM * 16 destination channels from `first_channel` on as fragments:
 // [tap][step of K][m][lane][4 words]. What lies outside is zero.
+template <typename scalar_t, int kM, int kVector>
+__device__ inline void stage_weight_vectors(const MatrixParams& p, const WeightBlock& block,
+                                            int group, int first_channel, unsigned char* to,
+                                            int thread, int threads) {
+  using Vector = Neighbours<scalar_t, kVector>;
+  using One = Neighbours<scalar_t, 1>;
+  constexpr int kBatch = kVector * int(sizeof(scalar_t)) == 16 ? 4 : 8;  // loads under way at once
+  const int vectors = block.axis[0].count * block.axis[1].count * block.axis[2].count * kM * 16 /
+                      kVector;  // of a source channel
+  if (vectors == 0) return;     // no tap reaches the phases of this part
+  const int at_once = vectors < threads ? threads / vectors : 1;  // source channels
+  const int first = block.first_slab * slab_channels<scalar_t>();
+  const int source_channels = block.slabs * slab_channels<scalar_t>();
+  const scalar_t* weight = static_cast<const scalar_t*>(p.weight_data) + group * p.weight_group +
+                           first_channel * p.weight_destination + first * p.weight_source;
+  const int left = p.source_channels - first, channels = p.destination_channels - first_channel;
+  const int my_channel = vectors < threads ? thread / vectors : 0;
+  if (my_channel >= at_once) return;
+  for (int index = thread - my_channel * vectors; index < vectors; index += threads) {
+    const auto vector = weight_vector<scalar_t, kM, kVector>(p, block, channels, index);
+    const scalar_t* from = weight + vector.from + my_channel * p.weight_source;
+    for (int k = my_channel; k < source_channels; k += kBatch * at_once) {
+      Vector raw[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const bool inside = vector.inside && k + b * at_once < left;
+        raw[b] = inside ? *reinterpret_cast<const Vector*>(from) : Vector{};
+        from += at_once * p.weight_source;
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int c = k + b * at_once;
+        if (c >= source_channels) break;
+        // Word t of slab s is word t + 4 * (s % 2) of step s / 2.
+        const int word = c / word_numbers<scalar_t>(), number = c % word_numbers<scalar_t>();
+        unsigned char* at = to + word / 8 * (kM * 512) + word % 4 * 16 + word / 4 % 2 * 8 +
+                            number * int(sizeof(scalar_t));
+#pragma unroll
+        for (int j = 0; j < kVector; ++j) {
+          One one;
+          if constexpr (sizeof(scalar_t) == 4) {
+            one.unit[0] = raw[b].unit[j];
+          } else {
+            one.unit[0] = static_cast<uint16_t>(
+                kVector == 1 ? raw[b].unit[0] : raw[b].unit[j / 2] >> (16 * (j % 2)));
+          }
+          *reinterpret_cast<One*>(at + vector.to[j]) = one;
+        }
+      }
+    }
+  }
+}
+
 template <typename scalar_t, int kM>
 __device__ inline void stage_weights(const MatrixParams& p, const WeightBlock& block, int group,
                                      int first_channel, unsigned char* to, int thread,
                                      int threads) {
-  constexpr int kNumbers = word_numbers<scalar_t>();
-  using One = Neighbours<scalar_t, 1>;
-  const scalar_t* weight = static_cast<const scalar_t*>(p.weight_data) + group * p.weight_group +
-                           first_channel * p.weight_destination + block.tap_d * p.weight_tap[0] +
-                           block.tap_h * p.weight_tap[1];
-  const int64_t step_d = block.tap_step_d * p.weight_tap[0];
-  const int64_t step_h = block.tap_step_h * p.weight_tap[1];
-  const int taps_d = block.taps_d, taps_h = block.taps_h, taps_w = p.kernel_size[2];
-  const int channels = p.destination_channels - first_channel;
-  const int all = taps_d * taps_h * taps_w * kM * 16 * block.slabs * 4;  // words
-  // Taps fastest, as they lie in memory. A thread goes on by `threads`; divisions are slow.
-  const auto split = [&](int number, int (&at)[4]) {
-    at[0] = number % taps_w;
-    number /= taps_w;
-    at[1] = number % taps_h;
-    number /= taps_h;
-    at[2] = number % taps_d;
-    at[3] = number / taps_d;
-  };
-  int now[4], step[4];  // tap along W, H, D; then channel and word
-  split(thread, now);
-  split(threads, step);
-  constexpr int kBatch = 8;  // loads that are under way at once
-  for (int i = thread; i < all; i += kBatch * threads) {
-    uint32_t bits[kBatch];
-    int at[kBatch];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const int c = now[3] % (kM * 16), word = now[3] / (kM * 16);
-      const int first = block.first_slab * slab_channels<scalar_t>() + word * kNumbers;
-      const scalar_t* from = weight + c * p.weight_destination + first * p.weight_source +
-                             now[2] * step_d + now[1] * step_h + now[0] * p.weight_tap[2];
-      const bool inside = i + b * threads < all && c < channels;
-      bits[b] = 0;
-#pragma unroll
-      for (int j = 0; j < kNumbers; ++j)
-        if (inside && first + j < p.source_channels)
-          bits[b] |= uint32_t(reinterpret_cast<const One*>(from + j * p.weight_source)->unit[0])
-                     << (16 * j);
-      // Word t of slab s is word t + 4 * (s % 2) of step s / 2.
-      const int lane = c % 8 * 4 + word % 4, reg = c % 16 / 8 + word / 4 % 2 * 2;
-      const int tap = (now[2] * taps_h + now[1]) * taps_w + now[0];
-      at[b] = tap * p.at.tap + (word / 8 * kM + c / 16) * 512 + lane * 16 + reg * 4;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) now[j] += step[j];
-      if (now[0] >= taps_w) now[0] -= taps_w, ++now[1];
-      if (now[1] >= taps_h) now[1] -= taps_h, ++now[2];
-      if (now[2] >= taps_d) now[2] -= taps_d, ++now[3];
-    }
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b)
-      if (i + b * threads < all) *reinterpret_cast<uint32_t*>(to + at[b]) = bits[b];
+  if (p.weight_vector == 8) {
+    if constexpr (sizeof(scalar_t) == 2)
+      stage_weight_vectors<scalar_t, kM, 8>(p, block, group, first_channel, to, thread, threads);
+  } else if (p.weight_vector == 4) {
+    stage_weight_vectors<scalar_t, kM, 4>(p, block, group, first_channel, to, thread, threads);
+  } else if (p.weight_vector == 2) {
+    stage_weight_vectors<scalar_t, kM, 2>(p, block, group, first_channel, to, thread, threads);
+  } else {
+    stage_weight_vectors<scalar_t, kM, 1>(p, block, group, first_channel, to, thread, threads);
   }
 }
 

@@ -66,6 +66,7 @@ struct ItemWalk {
   int rows, steps;
   int next_row;                       // positions
   int next_step, fragments_row, tap;  // bytes
+  int first_w, step_w;                // of the taps along W among those that are staged
 };
 
 // Whether the fragments of a whole step, and of the weights of the next one, fit the registers.
@@ -193,7 +194,7 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
       for (int j = 0; j < taps_w.count; ++j) {
         const int position = walk.position + taps_w.base + j * taps_w.shift;
         Operand<kSplit> a[kM];
-        load_weights(a, walk.fragments + (taps_w.first + j * taps_w.step) * walk.tap);
+        load_weights(a, walk.fragments + (walk.first_w + j * walk.step_w) * walk.tap);
 #pragma unroll
         for (int t = 0; t < kRun; t += 2) {
           Operand<kSplit> b;

@@ -1,17 +1,11 @@
 """forward on the matrix units: how the work is cut, and the parameter struct that says so."""
 
 SOURCE = r"""
-// Needs params.py.
+// Needs columns.py.
 #include <type_traits>
 
 namespace convt3d {
 
-// Note [Columns]
-// Along an axis, output o = u * stride + e for a column u and a phase e in [0, stride). What tap k adds
-// to it comes from input i = u + (e + padding - k * dilation) / stride, where that is whole. So every
-// phase sees the input through shifts that do not depend on u, and a block that computes all phases of
-// some columns needs each input once.
-//
 // Note [Flat planes]
 // The columns of a plane (H and W) are numbered in one row: column (h, x) is h * pitch + x, and so are
 // the inputs that they meet. A shift by (a, b) is then a shift by a * pitch + b, the same everywhere. The
@@ -27,15 +21,11 @@ namespace convt3d {
 // A plane of input is [slab][position], 16 bytes each: a slab is the channels that 16 bytes hold. After
 // every 8 positions one is left out, so that the 8 runs of a product lie in different banks.
 
-constexpr int kRun = 8;
 constexpr int kWarpColumns = 8 * kRun;
 constexpr int kMultiplyingWarps = 8;
 
-// The taps of phase e on an axis: tap first + j * step has shift base + j * shift, counted from the
-// lowest, j in [0, count).
-struct PhaseTaps {
-  int32_t count, first, step, base, shift;
-};
+// What weights that are neighbours in memory are neighbours along: W; all taps, then channels; channels.
+constexpr int kRunAlongW = 0, kRunOfTaps = 1, kRunOfChannels = 2;
 
 // Where things lie in shared memory, in bytes.
 struct MatrixShared {
@@ -65,6 +55,8 @@ struct MatrixParams {
   int32_t holds;                // 1: the planes of a step stay while all its phases are computed
   int32_t streams_weights;      // 1: the weights of a plane's taps come with the plane
   int32_t parts;                // of the phases: blocks that share a place
+  int32_t splits[3];            // 1: a part has one phase of the axis, and only its taps
+  int32_t weight_run, weight_vector;                // what neighbours are, and how many at once
   int32_t load_vector, store_vector;                // elements at once
   int32_t load_channels_last, store_channels_last;  // 1: the vectors run along the channels
   int32_t blocks_per_tile;                          // that share the places of one channel tile
@@ -76,42 +68,6 @@ struct MatrixParams {
   const void* weight_data;
   const void* bias_data;  // or null
   void* destination_data;
-};
-
-// What the taps along W do, at compile time: phase e meets tap k at the shift shift(e, k).
-template <int kStride_, int kTaps_, int kPadding_>
-struct Along {
-  static constexpr bool kFixed = true;
-  static constexpr int kStride = kStride_, kTaps = kTaps_, kPadding = kPadding_;
-  __host__ __device__ static constexpr bool meets(int e, int k) {
-    return (e + kPadding + kTaps * kStride - k) % kStride == 0;
-  }
-  __host__ __device__ static constexpr int shift(int e, int k) {  // from the lowest one
-    return (e + kPadding + kTaps * kStride - k) / kStride - lowest();
-  }
-  __host__ __device__ static constexpr int lowest() {
-    int least = 1 << 20;
-    for (int e = 0; e < kStride; ++e)
-      for (int k = 0; k < kTaps; ++k)
-        if (meets(e, k) && (e + kPadding + kTaps * kStride - k) / kStride < least)
-          least = (e + kPadding + kTaps * kStride - k) / kStride;
-    return least;
-  }
-  __host__ __device__ static constexpr int span() {
-    int most = 0;
-    for (int e = 0; e < kStride; ++e)
-      for (int k = 0; k < kTaps; ++k)
-        if (meets(e, k) && shift(e, k) > most) most = shift(e, k);
-    return most;
-  }
-};
-// Any other combination: one phase and one tap at a time.
-struct AlongAny {
-  static constexpr bool kFixed = false;
-  static constexpr int kStride = 1, kTaps = 1;
-  __host__ __device__ static constexpr bool meets(int, int) { return true; }
-  __host__ __device__ static constexpr int shift(int, int) { return 0; }
-  __host__ __device__ static constexpr int span() { return 0; }
 };
 
 // Warps that load: few where the sums of the others take most registers.
@@ -182,6 +138,14 @@ __device__ inline MatrixPlace matrix_place(const MatrixParams& p, int index) {
   const int left = (p.columns[0] - at.d + p.depths - 1) / p.depths;
   at.steps = left < p.steps ? left : p.steps;
   return at;
+}
+
+// The phases of a part on an axis where it has only one; parts are numbered (e_D, e_H, e_W), without those
+// axes of which they have all phases.
+__device__ inline int part_phase(const MatrixParams& p, int part, int axis) {
+  if (axis < 2 && p.splits[2]) part /= p.stride[2];
+  if (axis < 1 && p.splits[1]) part /= p.stride[1];
+  return p.splits[axis] ? part % p.stride[axis] : 0;
 }
 
 // A phase of all axes.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
-from convt3d.matrix.tile import MODES, MatrixTile, Pattern
-from convt3d.matrix.work import RUN, WARP_COLUMNS, MatrixWork, has_matrix_form
+from convt3d.matrix.tile import MODES, MatrixTile
+from convt3d.matrix.work import WARP_COLUMNS, MatrixWork
 
 # (flats, depths, sets): what the warps that multiply share among them.
 SHARES = ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 2, 4))
@@ -42,7 +44,7 @@ class TileChoice:
     def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
         self.units = units
         self._best: dict[int, MatrixTile | None] = {}
-        self.work = MatrixWork(geometry, units.element_bytes) if has_matrix_form(geometry) else None
+        self.work = MatrixWork(geometry, units.element_bytes) if has_column_form(geometry) else None
 
     @cached_property
     def tiles(self) -> list[MatrixTile]:
@@ -129,10 +131,9 @@ def _variations(work: MatrixWork, base: MatrixTile, phases: int) -> Iterator[Mat
         for slots in dict.fromkeys(
             (least, least + 1, least + (base.depths * chunks if mode == "hold" else 3))
         ):
-            for steps in marches:
-                yield replace(choice, slots=slots, steps=steps)
-            if mode == "both" and phases > 1:
-                yield replace(choice, slots=slots, parts=phases)
+            for steps, parts in itertools.product(marches, work.possible_parts(base.pattern)):
+                if parts * base.sets <= phases:
+                    yield replace(choice, slots=slots, steps=steps, parts=parts)
 
 
 def _strips(work: MatrixWork) -> Iterator[tuple[int, int]]:

@@ -9,8 +9,11 @@ from torch import Tensor
 from convt3d.geometry import Geometry
 from convt3d.matrix.choice import blocks_per_tile
 from convt3d.matrix.tile import MatrixTile
-from convt3d.matrix.work import LARGEST_PLANE, AxisColumns, MatrixWork, PhaseOfAxes
+from convt3d.matrix.work import LARGEST_PLANE, MatrixWork, PhaseOfAxes
 from convt3d.params import MatrixParams, MatrixShared, PhaseTaps, make_strides
+
+# As in kernels/matrix_params.py.
+RUN_ALONG_W, RUN_OF_TAPS, RUN_OF_CHANNELS = range(3)
 
 
 def matrix_params(
@@ -29,7 +32,7 @@ def matrix_params(
         source.element_size(),
         multiprocessors,
         (source.stride(), _alignment(source)),
-        weight.stride(),
+        (weight.stride(), _alignment(weight)),
         (destination.stride(), _alignment(destination)),
     )
     params = MatrixParams.from_buffer_copy(template)
@@ -62,10 +65,10 @@ def _template(
     element_bytes: int,
     multiprocessors: int,
     source: tuple[tuple[int, ...], int],
-    weight: tuple[int, ...],
+    weight: tuple[tuple[int, ...], int],
     destination: tuple[tuple[int, ...], int],
 ) -> bytes:
-    """Returns the struct without its pointers; source and destination are strides and alignment."""
+    """Returns the struct without its pointers; of a tensor there are strides and alignment."""
     work = MatrixWork(geometry, element_bytes)
     params = MatrixParams(
         batch=geometry.batch,
@@ -74,15 +77,16 @@ def _template(
         destination_channels=geometry.out_channels_per_group,
         source=make_strides(source[0]),
         destination=make_strides(destination[0]),
-        weight_group=geometry.in_channels_per_group * weight[0],
-        weight_source=weight[0],
-        weight_destination=weight[1],
-        weight_tap=weight[2:],
+        weight_group=geometry.in_channels_per_group * weight[0][0],
+        weight_source=weight[0][0],
+        weight_destination=weight[0][1],
+        weight_tap=weight[0][2:],
         **{name: getattr(tile, name) for name in ("pitch", "strip", "flats", "depths", "sets")},
         **{name: getattr(tile, name) for name in ("parts", "steps", "chunk_slabs", "slots")},
         places=work.places(tile),
         positions=work.positions(tile),
         chunks=work.chunks(tile),
+        splits=work.splits(tile),
         holds=tile.mode == "hold",
         streams_weights=tile.mode == "both",
         blocks_per_tile=blocks_per_tile(work, tile, multiprocessors),
@@ -95,21 +99,14 @@ def _template(
         params.columns[index] = columns.count
         params.low[index], params.span[index] = columns.low, columns.span
         for phase in range(axis.stride):
-            params.taps[index][phase] = _phase_taps(columns, phase)
+            params.taps[index][phase] = PhaseTaps(*columns.phase_taps(phase))
     if tile.pattern:  # the kernel knows the taps along W; some there are
         params.taps[2][0] = PhaseTaps(tile.pattern[1], 0, 1, 0, 0)
     _set_phases(params, work.phases(tile))
+    params.weight_run, params.weight_vector = _weight_vector(work, tile, *weight)
     params.load_channels_last, params.load_vector = _load_vector(geometry, element_bytes, *source)
     params.store_channels_last, params.store_vector = _store_vector(work, tile, *destination)
     return bytes(params)
-
-
-def _phase_taps(columns: AxisColumns, phase: int) -> PhaseTaps:
-    taps = columns.taps[phase]
-    shifts = [columns.shift(phase, tap) - columns.low for tap in taps]
-    if len(taps) < 2:
-        return PhaseTaps(len(taps), *(taps or [0]), 1, *(shifts or [0]), 0)
-    return PhaseTaps(len(taps), taps[0], taps[1] - taps[0], shifts[0], shifts[1] - shifts[0])
 
 
 def _set_phases(params: MatrixParams, shares: list[list[PhaseOfAxes]]) -> None:
@@ -119,6 +116,30 @@ def _set_phases(params: MatrixParams, shares: list[list[PhaseOfAxes]]) -> None:
             params.phase_of[number] = e_d | e_h << 8 | e_w << 16
             number += 1
         params.phases_before[share + 1] = number
+
+
+def _weight_vector(
+    work: MatrixWork, tile: MatrixTile, strides: tuple[int, ...], alignment: int
+) -> tuple[int, int]:
+    """What weights that are neighbours in memory are neighbours along, and how many are loaded at once."""
+    geometry = work.geometry
+    _, height, width = geometry.kernel_size
+    staged = work.staged_taps(tile)
+    if strides[1] == 1 and geometry.taps > 1:
+        run, length, others = RUN_OF_CHANNELS, geometry.out_channels_per_group, [0, 2, 3, 4]
+    elif (
+        strides[1:] == (geometry.taps, height * width, width, 1) and staged == geometry.kernel_size
+    ):
+        run, length, others = RUN_OF_TAPS, geometry.taps * geometry.out_channels_per_group, [0]
+    elif strides[4] == 1 and staged[2] == width:
+        run, length, others = RUN_ALONG_W, width, [0, 1, 2, 3]
+    else:
+        return RUN_ALONG_W, 1
+    for vector in (8, 4, 2):
+        whole = all(number % vector == 0 for number in (length, *(strides[i] for i in others)))
+        if whole and vector * work.element_bytes <= alignment:
+            return run, vector
+    return RUN_ALONG_W, 1
 
 
 def _load_vector(

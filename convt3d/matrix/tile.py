@@ -5,13 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-Pattern = tuple[int, int, int]
+from convt3d.columns import PATTERNS, Pattern, pattern_name
 
-# (stride, kernel_size, padding % stride) along W for which there is a kernel that knows its taps; dilation is 1.
-PATTERNS: tuple[Pattern, ...] = (
-    *((1, 1, 0), (1, 3, 0), (1, 5, 0), (1, 7, 0)),
-    *((2, 2, 0), (2, 3, 0), (2, 3, 1), (2, 4, 0), (2, 4, 1), (2, 5, 0), (2, 7, 1)),
-)
 # Most 16-channel tiles of a block whose sums fit the registers of a thread, by stride along W; and in fp32, whose
 # operands come in two parts.
 MOST_CHANNEL_TILES = {1: 3, 2: 1}
@@ -102,4 +97,4 @@ def parse_tile(name: str) -> MatrixTile | None:
 
 def family_of(pattern: Pattern | None) -> str:
     """`matrix.s2k3p1`: the kernels for a pattern along W, or `matrix.any`."""
-    return f"matrix.{'s{}k{}p{}'.format(*pattern) if pattern else 'any'}"
+    return f"matrix.{pattern_name(pattern)}"

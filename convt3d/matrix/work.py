@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
-from functools import cached_property
 
-from convt3d.geometry import Axis, Geometry
+from convt3d.columns import RUN, AxisColumns, Pattern, pattern_of
+from convt3d.geometry import Geometry
 from convt3d.matrix.tile import (
     MOST_CHANNEL_TILES,
     MOST_CHANNEL_TILES_SPLIT,
     MOST_TAPS_SPLIT,
-    PATTERNS,
     MatrixTile,
-    Pattern,
 )
 
-LARGEST_STRIDE = 4
-LARGEST_KERNEL = 1024
-LARGEST_PLANE = (
-    2**30
-)  # coordinates and offsets in a plane stay below: the kernel has 32 bits for them
-RUN = 8
+LARGEST_PLANE = 2**30  # offsets in a plane stay below: the kernel has 32 bits for them
 WARP_COLUMNS = 64
 WARPS = 8  # that multiply
 MOST_SHARES = 64  # of the phases
@@ -45,42 +40,11 @@ class Layout:
     all: int
 
 
-class AxisColumns:
-    """One axis as columns and phases. See Note [Columns].
-
-    Args:
-        axis: the axis; its stride and kernel_size must be small, and some tap must reach some phase.
-
-    Attributes:
-        taps: of each phase, in order.
-        count: of columns: outputs u * stride to u * stride + stride - 1.
-        low, high: the smallest and the largest shift.
-        span: their distance.
-    """
-
-    def __init__(self, axis: Axis) -> None:
-        self.axis = axis
-        self.count = -(-axis.output_size // axis.stride)
-        self.taps: list[list[int]] = [[] for _ in range(axis.stride)]
-        found = []
-        for tap in range(axis.kernel_size):
-            phase = (tap * axis.dilation - axis.padding) % axis.stride
-            self.taps[phase].append(tap)
-            found.append(self.shift(phase, tap))
-        self.low, self.high = min(found), max(found)
-        self.span = self.high - self.low
-
-    def shift(self, phase: int, tap: int) -> int:
-        """Column u of the phase meets input u + shift through the tap."""
-        axis = self.axis
-        return (phase + axis.padding - tap * axis.dilation) // axis.stride
-
-
 class MatrixWork:
     """A call, as far as it matters to a tile.
 
     Args:
-        geometry: of the call; `has_matrix_form` must hold.
+        geometry: of the call; `has_column_form` must hold.
         element_bytes: of the dtype.
 
     Attributes:
@@ -94,41 +58,74 @@ class MatrixWork:
         self.geometry = geometry
         self.element_bytes = element_bytes
         self.axes = [AxisColumns(geometry.axis(index)) for index in range(3)]
-        width = geometry.axis(2)
-        wanted = (width.stride, width.kernel_size, width.padding % width.stride)
         split = element_bytes == 4
-        is_known = width.dilation == 1 and wanted in PATTERNS
-        is_known = is_known and not (split and width.kernel_size > MOST_TAPS_SPLIT)
-        self.pattern: Pattern | None = wanted if is_known else None
+        pattern = pattern_of(geometry.axis(2))
+        has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT)
+        self.pattern: Pattern | None = pattern if has_kernel else None
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
         self.channel_tiles = -(-geometry.out_channels_per_group // 16)
         self.most_channel_tiles = MOST_CHANNEL_TILES_SPLIT if split else MOST_CHANNEL_TILES
 
-    @cached_property
-    def most_taps_h(self) -> int:
-        """Taps along H of the phase that has most."""
-        return max(map(len, self.axes[1].taps))
+    def splits(self, tile: MatrixTile) -> tuple[bool, bool, bool] | None:
+        """Of which axes each part has a single phase; None where there is no such number of parts."""
+        return self.possible_parts(tile.pattern).get(tile.parts)
+
+    def possible_parts(self, pattern: Pattern | None) -> dict[int, tuple[bool, bool, bool]]:
+        """Numbers of parts -> as for splits: one part, one for each phase along D, or one for each phase.
+
+        Where the kernel knows the taps along W it computes all phases along W at once.
+        """
+        along_d, along_h, along_w = self.geometry.stride
+        if pattern:
+            along_w = 1
+        found = {
+            along_d * along_h * along_w: (True, True, pattern is None),
+            along_d: (True, False, False),
+        }
+        return {**found, 1: (False, False, False)}
 
     def phases(self, tile: MatrixTile) -> list[list[PhaseOfAxes]]:
-        """The phases (e_D, e_H, e_W) that each set of each part computes, so that all have about as much to do.
+        """The phases (e_D, e_H, e_W) that each set of each part computes, so that sets have about as much to do.
 
         Where the kernel knows the taps along W it computes all phases along W at once, and e_W is 0.
         """
-        depth, height, width = (axis.taps for axis in self.axes)
-        along_w = [[0]] if tile.pattern else width
-        found = [
-            (len(taps_d) * len(taps_h) * len(taps_w), (e_d, e_h, e_w))
-            for e_d, taps_d in enumerate(depth)
-            for e_h, taps_h in enumerate(height)
-            for e_w, taps_w in enumerate(along_w)
-        ]
-        shares: list[list[PhaseOfAxes]] = [[] for _ in range(tile.parts * tile.sets)]
-        work = [0.0] * len(shares)
+        splits = self.splits(tile)
+        assert splits  # as can_run has seen
+        taps = [axis.taps for axis in self.axes]
+        if tile.pattern:
+            taps[2] = [[0]]
+        shares: list[list[PhaseOfAxes]] = []
+        for part in itertools.product(*(range(len(t) if s else 1) for t, s in zip(taps, splits))):
+            own = [[e] if s else range(len(t)) for e, t, s in zip(part, taps, splits)]
+            shares += self._share_out([(d, h, w) for d, h, w in itertools.product(*own)], tile)
+        return shares
+
+    def _share_out(self, phases: list[PhaseOfAxes], tile: MatrixTile) -> list[list[PhaseOfAxes]]:
+        """The phases of a part, by set."""
+        shares: list[list[PhaseOfAxes]] = [[] for _ in range(tile.sets)]
+        work = [0.0] * tile.sets
+        found = [(self._taps_of(phase, tile), phase) for phase in phases]
         for taps, phase in sorted(found, reverse=True):
             least = work.index(min(work))
             shares[least].append(phase)
             work[least] += taps + 0.25  # to store costs something too
         return shares
+
+    def _taps_of(self, phase: PhaseOfAxes, tile: MatrixTile) -> int:
+        along_d, along_h, along_w = (len(axis.taps[e]) for axis, e in zip(self.axes, phase))
+        return along_d * along_h * (1 if tile.pattern else along_w)
+
+    def staged_taps(self, tile: MatrixTile) -> tuple[int, int, int]:
+        """Taps on each axis whose weights lie in shared memory together, at most."""
+        splits = self.splits(tile)
+        assert splits
+        streams = tile.mode == "both"
+        only = (splits[0], splits[1] or streams, splits[2] or (streams and not tile.pattern))
+        found = [
+            max(map(len, axis.taps)) if own else axis.axis.kernel_size
+            for axis, own in zip(self.axes, only)
+        ]
+        return 1 if streams else found[0], found[1], found[2]
 
     def smallest_pitch(self, strip: int) -> int:
         """The least distance between two rows of a flat plane. See Note [Flat planes].
@@ -190,10 +187,11 @@ class MatrixWork:
         slab = (reach + reach // RUN + 1) * 16  # products may read one position more than they use
         plane = tile.chunk_slabs * slab
         slot, weights = plane, 0
+        staged = math.prod(self.staged_taps(tile)) * tap
         if tile.mode == "both":
-            slot += self.most_taps_h * self.geometry.kernel_size[2] * tap
+            slot += staged
         else:
-            weights = -(-self.geometry.taps * tap // 128) * 128
+            weights = -(-staged // 128) * 128
         along_w = 8 * (WARP_COLUMNS * tile.stride * self.element_bytes + 16)
         along_channels = 8 * (RUN * tile.stride * 32 + 16)
         staging_warp = max(along_w, along_channels) + KEPT_PLACE_BYTES
@@ -223,6 +221,8 @@ class MatrixWork:
             return False
         if tile.mode != "hold" and tile.depths * tile.sets != 1:
             return False
+        if self.splits(tile) is None:
+            return False
         if tile.strip < self.axes[2].count and tile.strip % RUN:
             return False
         if tile.chunk_slabs % 2 or tile.pitch < self.smallest_pitch(
@@ -235,12 +235,3 @@ class MatrixWork:
         if tile.slots < self.least_slots(tile):
             return False
         return self.layout(tile).all <= most_shared_bytes
-
-
-def has_matrix_form(geometry: Geometry) -> bool:
-    """Whether the kernel for the matrix units can run a call at all."""
-    if 0 in geometry.output_shape or 0 in geometry.input_shape:
-        return False
-    if max(geometry.stride) > LARGEST_STRIDE or max(geometry.kernel_size) > LARGEST_KERNEL:
-        return False
-    return all(geometry.axis(index).largest_coordinate < LARGEST_PLANE for index in range(3))

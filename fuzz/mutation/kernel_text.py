@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convt3d import build
+from convt3d import build, plan
 from convt3d.kernels import gather, params, weight
 
 MODULES = {"params.py": params, "gather.py": gather, "weight.py": weight}
@@ -22,16 +22,18 @@ LEFT_OUT = {
     "primitives.py": "CUDA's machine layer: the emulator, which runs the mutants, has its own",
     **dict.fromkeys(
         (
+            "columns.py",
+            "lines.py",
             "matrix.py",
             "matrix_load.py",
             "matrix_multiply.py",
             "matrix_params.py",
             "matrix_store.py",
         ),
-        "no call chooses the matrix units yet: only cases that name such a plan run them",
+        "the emulator chooses these kernels for no call: only cases that name such a plan run them",
     ),
 }
-MUTATED_PARTS = tuple(part for part in build.PARTS if not part.startswith("matrix"))
+MUTATED_PARTS = tuple(part for part in build.PARTS if not part.startswith(tuple(plan.TILE_KERNELS)))
 
 # tree-sitter knows C++, not CUDA: these are blanked, character by character, before it parses.
 _NOT_CPP = re.compile(
