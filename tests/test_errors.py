@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import convt3d
-from convt3d import build, launch, params, plan
+from convt3d import build, launch, plan
 from convt3d import ops as _ops  # noqa: F401  registers torch.ops.convt3d
 
 
