@@ -323,10 +323,8 @@ def test_a_parameter_struct_unlike_the_compiled_one_is_refused(
 ) -> None:
     kind = family.partition(".")[0]
 
-    class Longer(launch.MIRRORS[kind]):  # type: ignore[misc]
-        _fields_ = [("added", ctypes.c_int64)]  # noqa: RUF012
-
-    monkeypatch.setitem(launch.MIRRORS, kind, Longer)
+    longer = type("Longer", (launch.MIRRORS[kind],), {"_fields_": [("added", ctypes.c_int64)]})
+    monkeypatch.setitem(launch.MIRRORS, kind, longer)
     with pytest.raises(RuntimeError, match=r"Longer here and in convt3d/kernels differ in size"):
         launch._entry(family, torch.float32, "host", 0)
 
