@@ -33,6 +33,46 @@ __device__ inline int staged_tap(bool only, const PhaseTaps& taps, int j) {
   return only ? j : taps.first + j * taps.step;
 }
 
+// What the number-th phase of all parts needs.
+template <typename W>
+__device__ inline PhaseWork phase_work(const MatrixParams& p, int number) {
+  const MatrixPhase phase = matrix_phase(p, number);
+  const PhaseTaps& taps_d = p.taps[0][phase.e[0]];
+  const PhaseTaps& taps_h = p.taps[1][phase.e[1]];
+  const PhaseTaps& taps_w = p.taps[2][phase.e[2]];
+  // Weights that come with a plane are those of its tap along D and of this phase.
+  const bool streams = p.streams_weights != 0;
+  const bool only_h = streams || p.splits[1], only_w = streams || p.splits[2];
+  const int staged_h = only_h ? taps_h.count : p.kernel_size[1];
+  const int row = (W::kFixed ? W::kTaps : only_w ? taps_w.count : p.kernel_size[2]) * p.at.tap;
+  PhaseWork work;
+  work.planes = taps_h.count > 0 && taps_w.count > 0 ? taps_d.count : 0;
+  work.plane = taps_d.base * p.chunks;
+  work.next_plane = taps_d.shift * p.chunks;
+  work.rows = taps_h.count;
+  work.position = taps_h.base * p.pitch;
+  work.next_row = taps_h.shift * p.pitch;
+  work.weights = ((streams ? 0 : staged_tap(p.splits[0], taps_d, 0) * staged_h) +
+                  staged_tap(only_h, taps_h, 0)) *
+                 row;
+  work.next_tap = streams ? 0 : (p.splits[0] ? 1 : taps_d.step) * staged_h * row;
+  work.next_weights = (only_h ? 1 : taps_h.step) * row;
+  work.taps_w = taps_w.count;
+  work.first_w = staged_tap(only_w, taps_w, 0) * p.at.tap;
+  work.next_w = (only_w ? 1 : taps_w.step) * p.at.tap;
+  work.position_w = taps_w.base;
+  work.next_position_w = taps_w.shift;
+  // The last columns may not have all phases.
+  const auto has_all = [&](int axis) {
+    return (p.columns[axis] - 1) * p.stride[axis] + phase.e[axis] < p.output_size[axis];
+  };
+  work.depths = p.columns[0] - (has_all(0) ? 0 : 1);
+  work.lost = (has_all(1) ? 0 : kLastRow * 15) | (W::kFixed || has_all(2) ? 0 : kLastColumn * 15);
+  work.to = phase.e[0] * p.destination.space[0] + phase.e[1] * p.destination.space[1] +
+            phase.e[2] * p.destination.space[2];
+  return work;
+}
+
 // ---- the warps that load --------------------------------------------------------------------------
 
 // Loads what the others need in the order in which they need it.
@@ -126,6 +166,7 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
   const int places = p.batch * p.places[0] * p.places[1] * p.places[2];
 
   const BlockWork work = block_work<kM>(p);
+  PhaseWork* const phases = reinterpret_cast<PhaseWork*>(shared + p.at.phases);
   if (thread_index() == 0) {
     kept_work(p) = work;
     signal_init(ring.weights, kMultiplyingWarps * kWarpSize);
@@ -134,6 +175,10 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
       signal_init(ring.empty + i, kMultiplyingWarps * kWarpSize);
     }
   }
+  const int first_phase = p.phases_before[work.part * p.sets];
+  if (thread_index() < p.phases_before[(work.part + 1) * p.sets] - first_phase)
+    phases[thread_index()] = phase_work<W>(p, first_phase + thread_index());
+  keep_bias<scalar_t, kM>(p, work);
   barrier();
   if (warp >= kMultiplyingWarps) {
     load_planes<scalar_t, kM>(p, ring, places, thread_index() - kMultiplyingWarps * kWarpSize,
@@ -154,7 +199,6 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
       shared + p.at.slots + matrix % 2 * p.at.slab + (flat * 8 + lane % 8) * (kRun + 1) * 16;
   const int next = matrix / 2;
   unsigned char* staging = shared + p.at.staging + warp * p.at.staging_warp;
-  const int kernel_h = p.kernel_size[1], kernel_w = p.kernel_size[2];
 
   int ready = 0, ready_slot = 0, parity = 0;  // planes that are known to be there
   const auto need = [&](int item) {
@@ -179,10 +223,7 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
     keep_place<scalar_t, W>(p, kept_work(p), index, staging, lane);
     for (int d = kept.first_depth; d < kept.last_depth; d += p.depths) {
       for (int number = kept.first_phase; number < kept.last_phase; ++number) {
-        const MatrixPhase phase = matrix_phase(p, number);
-        const PhaseTaps& taps_d = p.taps[0][phase.e[0]];
-        const PhaseTaps& taps_h = p.taps[1][phase.e[1]];
-        const PhaseTaps& taps_w = p.taps[2][phase.e[2]];
+        const PhaseWork& phase = phases[number];
         float sum[kM][W::kStride][kRun][4];
 #pragma unroll
         for (int m = 0; m < kM; ++m)
@@ -193,44 +234,34 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
 #pragma unroll
               for (int i = 0; i < 4; ++i) sum[m][e][t][i] = 0;
 
-        // Weights that come with a plane are those of its tap along D and of this phase.
-        const bool streams = p.streams_weights != 0;
-        const bool only_h = streams || p.splits[1], only_w = streams || p.splits[2];
-        const int staged_h = only_h ? taps_h.count : kernel_h;
-        const int staged_w = W::kFixed ? W::kTaps : only_w ? taps_w.count : kernel_w;
-        const int planes = taps_h.count > 0 && taps_w.count > 0 ? taps_d.count : 0;
+        const int planes = phase.planes;
         for (int j = 0; j < planes; ++j) {
-          const int plane = kept.depth + taps_d.base + j * taps_d.shift;
           for (int chunk = 0; chunk < chunks; ++chunk) {
-            const int ahead = p.holds ? plane * chunks + chunk : 0;
+            const int ahead =
+                p.holds ? kept.depth * chunks + phase.plane + j * phase.next_plane + chunk : 0;
             need(item + ahead);
             int slot = item_slot + ahead;
             if (slot >= slots) slot -= slots;  // never more than `slots` ahead
             if (kept.has_columns) {
               ItemWalk walk;
               walk.from = positions + slot * p.at.slot;
-              walk.position = taps_h.base * p.pitch + next;
-              walk.rows = taps_h.count;
+              walk.position = phase.position + next;
+              walk.rows = phase.rows;
               walk.steps = p.chunk_slabs / 2;
-              walk.next_row = taps_h.shift * p.pitch;
+              walk.next_row = phase.next_row;
               walk.next_step = 2 * p.at.slab;
               walk.tap = p.at.tap;
-              walk.fragments = (streams ? shared + p.at.slots + slot * p.at.slot + p.at.slot_weights
-                                        : shared + chunk * walk.steps * (kM * 512)) +
-                               ((streams ? 0 : staged_tap(p.splits[0], taps_d, j) * staged_h) +
-                                staged_tap(only_h, taps_h, 0)) *
-                                   staged_w * p.at.tap;
-              walk.fragments_row = (only_h ? 1 : taps_h.step) * staged_w * p.at.tap;
-              walk.first_w = staged_tap(only_w, taps_w, 0);
-              walk.step_w = only_w ? 1 : taps_w.step;
-              walk.fragments += lane * 16;
-              walk.fragments_row -= walk.steps * (kM * 512);
-              multiply_item<scalar_t, W, kSplit, kM>(sum, walk, taps_w);
+              walk.fragments =
+                  shared + lane * 16 + phase.weights +
+                  (p.streams_weights ? p.at.slots + slot * p.at.slot + p.at.slot_weights
+                                     : j * phase.next_tap + chunk * walk.steps * (kM * 512));
+              walk.fragments_row = phase.next_weights - walk.steps * (kM * 512);
+              multiply_item<scalar_t, W, kSplit, kM>(sum, walk, phase);
             }
             if (!p.holds) advance(1);
           }
         }
-        if (kept.has_columns && d * p.stride[0] + phase.e[0] < p.output_size[0])
+        if (kept.has_columns && d < phase.depths)
           store_phase<scalar_t, W, kM>(p, sum, staging, d, phase, lane);
       }
       if (p.holds) advance(p.depths * chunks);

@@ -204,7 +204,7 @@ __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_
   using Vector = Neighbours<scalar_t, kVector>;
   const int positions = p.positions, pitch = p.pitch, slabs = p.chunk_slabs;
   const unsigned size_h = unsigned(p.input_size[1]), size_w = unsigned(p.input_size[2]);
-  const int64_t channel = p.source.channel;
+  const int channel = int(p.source.channel);
   const int stride_h = int(p.source.space[1]), stride_w = int(p.source.space[2]);
   const int all = share.vectors * slabs * load.rows;
   int vector = share.first[0], slab = share.first[1], row = share.first[2];
@@ -217,16 +217,22 @@ __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_
     for (int j = 0; j < kBatch; ++j) {
       in_row[j] = vector * kVector - share.head;
       at[j] = row * pitch + in_row[j] - load.before;
-      const bool used = i + j * share.threads < all && at[j] + kVector > 0 && at[j] < positions;
-      if (!used) in_row[j] = pitch;
       const int h = load.h + row, w = load.w + in_row[j];
-      const bool inside = used && load.inside && unsigned(h) < size_h && unsigned(w) < size_w;
-      const scalar_t* from = load.from + slab * kSlab * channel + (h * stride_h + w * stride_w);
+      if (i + j * share.threads >= all) at[j] = positions;
+      const bool inside = at[j] + kVector > 0 && at[j] < positions && load.inside &&
+                          unsigned(h) < size_h && unsigned(w) < size_w;
+      const scalar_t* from =
+          load.from + int64_t(slab) * kSlab * channel + (h * stride_h + w * stride_w);
       const int channels = inside ? load.channels - slab * kSlab : 0;
+      if (channels >= kSlab) {
 #pragma unroll
-      for (int c = 0; c < kSlab; ++c) {
-        raw[j][c] = c < channels ? *reinterpret_cast<const Vector*>(from) : Vector{};
-        from += channel;
+        for (int c = 0; c < kSlab; ++c)
+          raw[j][c] = *reinterpret_cast<const Vector*>(from + int64_t(c) * channel);
+      } else {
+#pragma unroll
+        for (int c = 0; c < kSlab; ++c)
+          raw[j][c] = c < channels ? *reinterpret_cast<const Vector*>(from + int64_t(c) * channel)
+                                   : Vector{};
       }
       to[j] = load.slot + slab * p.at.slab;
       vector += share.step[0];
@@ -238,12 +244,17 @@ __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_
     if (waits) signal_wait(load.empty, load.parity);
     waits = false;
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j)
+    for (int j = 0; j < kBatch; ++j) {
+      // Neighbours that are in the row and in the plane.
+      const int before = in_row[j] < at[j] ? -in_row[j] : -at[j];
+      const int in_row_left = pitch - in_row[j], left = positions - at[j];
+      const int last = in_row_left < left ? in_row_left : left;
 #pragma unroll
       for (int v = 0; v < kVector; ++v)
-        if (unsigned(in_row[j] + v) < unsigned(pitch) && unsigned(at[j] + v) < unsigned(positions))
+        if (v >= before && v < last)
           *reinterpret_cast<Words<4>*>(to[j] + unit_of(at[j] + v) * 16) =
               across<scalar_t, kVector>(raw[j], v);
+    }
   }
 }
 

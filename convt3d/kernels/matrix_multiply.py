@@ -66,21 +66,35 @@ struct ItemWalk {
   int rows, steps;
   int next_row;                       // positions
   int next_step, fragments_row, tap;  // bytes
-  int first_w, step_w;                // of the taps along W among those that are staged
 };
 
-// Whether the fragments of a whole step, and of the weights of the next one, fit the registers.
+// Pairs of neighbouring columns that a run meets.
+template <typename W>
+__host__ __device__ constexpr int column_pairs() {
+  return (kRun + W::span() + 1) / 2;
+}
+// Of the products of a step, tap by tap and column by column, the last one that uses a pair.
+template <typename W>
+__host__ __device__ constexpr int last_use(int pair) {
+  int last = -1;
+  for (int k = 0; k < W::kTaps; ++k)
+    for (int t = 0; t < kRun; ++t)
+      for (int e = 0; e < W::kStride; ++e)
+        if (W::meets(e, k) && (t + W::shift(e, k)) / 2 == pair) last = k * kRun + t;
+  return last;
+}
+// Whether the columns of the next step fit the registers beside the sums, and weights of two taps.
 template <typename W, int kM>
 __host__ __device__ constexpr bool prefetches() {
-  return 4 * kM * W::kStride * kRun + 4 * ((kRun + W::span() + 1) / 2) + 8 * W::kTaps * kM <= 124;
+  return 4 * kM * W::kStride * kRun + 5 * column_pairs<W>() + 8 * kM <= 146;
 }
 
 // sum += weights times positions, for all taps along H of a chunk of a plane and every phase and tap
 // along W.
 template <typename scalar_t, typename W, bool kSplit, int kM>
 __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], ItemWalk walk,
-                                     const PhaseTaps& taps_w) {
-  constexpr int kPairs = (kRun + W::span() + 1) / 2;
+                                     const PhaseWork& phase) {
+  constexpr int kPairs = column_pairs<W>();
   const auto load_positions = [&](Operand<kSplit>& b, int position) {
     load_matrices(b.word, walk.from + unit_of(position) * 16);
     b.split();
@@ -96,48 +110,54 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
   const auto advance = [&] {  // to the next step, at the end of a row to the next row
     walk.from += walk.next_step;
     walk.fragments += kM * 512;
-    if (++step < walk.steps) return;
+    if (++step < walk.steps) return false;
     step = 0;
     walk.from -= walk.steps * walk.next_step;
     walk.fragments += walk.fragments_row;
     walk.position += walk.next_row;
+    return true;
   };
   const int all = walk.rows * walk.steps;
   if constexpr (W::kFixed && !kSplit && prefetches<W, kM>()) {
-    Operand<kSplit> a[W::kTaps][kM], b[kPairs];
+    Operand<kSplit> a[2][kM], b[kPairs];
+    int pair_at[kPairs];  // of the row
+    const auto find_pairs = [&] {
 #pragma unroll
-    for (int k = 0; k < W::kTaps; ++k) load_weights(a[k], walk.fragments + k * walk.tap);
+      for (int i = 0; i < kPairs; ++i) pair_at[i] = unit_of(walk.position + 2 * i) * 16;
+    };
+    find_pairs();
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) load_positions(b[i], walk.position + 2 * i);
+    for (int i = 0; i < kPairs; ++i)
+      if (last_use<W>(i) >= 0) load_matrices(b[i].word, walk.from + pair_at[i]);
+    load_weights(a[0], walk.fragments);
 #pragma unroll 1
     for (int left = all; left > 0; --left) {
-      // What the next step needs comes in while this one is computed; after the last comes the last again.
-      Operand<kSplit> next_a[W::kTaps][kM];
-      if (left > 1) advance();
+      // Weights come in a tap ahead, columns as soon as their place is free. After the last step comes that again.
+      const unsigned char* fragments = walk.fragments;
+      if (left > 1 && advance()) find_pairs();
 #pragma unroll
-      for (int k = 0; k < W::kTaps; ++k) load_weights(next_a[k], walk.fragments + k * walk.tap);
+      for (int k = 0; k < W::kTaps; ++k) {
+        load_weights(a[(k + 1) % 2],
+                     k + 1 < W::kTaps ? fragments + (k + 1) * walk.tap : walk.fragments);
 #pragma unroll
-      for (int t = 0; t < kRun; ++t) {
-#pragma unroll
-        for (int k = 0; k < W::kTaps; ++k)
+        for (int t = 0; t < kRun; ++t) {
 #pragma unroll
           for (int e = 0; e < W::kStride; ++e)
             if (W::meets(e, k)) {
               const int column = t + W::shift(e, k);
 #pragma unroll
               for (int m = 0; m < kM; ++m)
-                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[k][m], b[column / 2],
+                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[k % 2][m], b[column / 2],
                                                     column % 2);
             }
-        // No later column meets these two.
-        if (t % 2 == 1) load_positions(b[t / 2], walk.position + t / 2 * 2);
+#pragma unroll
+          for (int i = 0; i < kPairs; ++i)
+            if (last_use<W>(i) == k * kRun + t) load_matrices(b[i].word, walk.from + pair_at[i]);
+        }
       }
+      if constexpr (W::kTaps % 2 == 1)
 #pragma unroll
-      for (int i = kRun / 2; i < kPairs; ++i) load_positions(b[i], walk.position + 2 * i);
-#pragma unroll
-      for (int k = 0; k < W::kTaps; ++k)
-#pragma unroll
-        for (int m = 0; m < kM; ++m) a[k][m] = next_a[k][m];
+        for (int m = 0; m < kM; ++m) a[0][m] = a[1][m];
     }
   } else if constexpr (W::kFixed && kSplit) {
 #pragma unroll 1
@@ -191,10 +211,10 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
 #pragma unroll 1
     for (int left = all; left > 0; --left) {
 #pragma unroll 1
-      for (int j = 0; j < taps_w.count; ++j) {
-        const int position = walk.position + taps_w.base + j * taps_w.shift;
+      for (int j = 0; j < phase.taps_w; ++j) {
+        const int position = walk.position + phase.position_w + j * phase.next_position_w;
         Operand<kSplit> a[kM];
-        load_weights(a, walk.fragments + (walk.first_w + j * walk.step_w) * walk.tap);
+        load_weights(a, walk.fragments + phase.first_w + j * phase.next_w);
 #pragma unroll
         for (int t = 0; t < kRun; t += 2) {
           Operand<kSplit> b;

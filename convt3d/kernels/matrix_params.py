@@ -31,7 +31,7 @@ constexpr int kRunAlongW = 0, kRunOfTaps = 1, kRunOfChannels = 2;
 struct MatrixShared {
   int32_t tap, slab, slot, staging_warp;          // from one to the next
   int32_t slots, slot_weights, staging, signals;  // first ones; slot_weights counts from its slot
-  int32_t work;
+  int32_t bias, phases, work;
   int32_t all;
 };
 
@@ -156,6 +156,23 @@ __device__ inline MatrixPhase matrix_phase(const MatrixParams& p, int number) {
   const int packed = p.phase_of[number];
   return {{packed & 255, packed >> 8 & 255, packed >> 16}};
 }
+
+// Of up to four vectors, the i-th: it is there; it is in the last row of columns, or the last column.
+constexpr int kInside = 1, kLastRow = 1 << 8, kLastColumn = 1 << 16;
+
+// What the warps that multiply need of a phase. Made once for a block.
+struct alignas(16) PhaseWork {
+  int planes, plane, next_plane;  // taps along D; the first one's plane, and from one to the next
+  int rows, position, next_row;   // taps along H; positions likewise
+  int weights, next_tap,
+      next_weights;             // bytes: the first tap's, from one along D, along H to the next
+  int taps_w, first_w, next_w;  // taps along W, where the kernel does not know them
+  int position_w, next_position_w;
+  int depths;  // columns along D that have the phase
+  int lost;    // kLastRow * 15, kLastColumn * 15: those edges do not have it
+  int64_t to;  // its first element, from that of phase 0
+};
+static_assert(sizeof(PhaseWork) == 80, "PHASE_WORK_BYTES of convt3d/matrix/work.py");
 
 }  // namespace convt3d
 """

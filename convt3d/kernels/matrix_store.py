@@ -26,20 +26,33 @@ __device__ inline uint32_t round_word(float first, float second) {
 // What a warp keeps of its place in shared memory, behind its staging, for registers are short.
 constexpr int kMostVectors = 4;  // along W, of a lane and a staging
 struct alignas(16) KeptPlace {
-  // Of a lane's vectors lane, lane + 32, ... along W: where they lie in phase (0, 0) of the output's plane,
-  // or -1 where there is none; bit i of the edge: the i-th is in the last row of columns; bit i + 8: in
-  // the last column along W.
-  int offset[kMostVectors][kWarpSize], edge[kWarpSize];
-  uint64_t to;  // first channel, phase 0 at depth 0 of the sample's output
+  // Of a lane's vectors lane, lane + 32, ... along W: where they lie in phase (0, 0) of the output's plane.
+  int offset[kWarpSize][kMostVectors];
+  int edges
+      [kWarpSize];  // kInside << i: the i-th is there; kLastRow << i, kLastColumn << i: it is at that edge
+  int64_t to;  // first channel, phase 0 at depth 0 of the sample's output
   int first_channel, channels;
   int first_column, w;                 // of the warp in the flat plane; of the strip
   int has_columns;                     // whether any is there
   int index;                           // of the place
   int depth, first_depth, last_depth;  // of the warp among the block's; columns along D
-  int first_phase, last_phase;         // numbers
+  int first_phase, last_phase;         // numbers in the part
 };
+static_assert(sizeof(KeptPlace) <= 704, "KEPT_PLACE_BYTES of convt3d/matrix/work.py");
 __device__ inline KeptPlace& kept_place(const MatrixParams& p, unsigned char* staging) {
   return *reinterpret_cast<KeptPlace*>(staging + p.at.staging_warp - sizeof(KeptPlace));
+}
+
+// Keeps the bias of a block's channels in shared memory, or zeros.
+template <typename scalar_t, int kM>
+__device__ inline void keep_bias(const MatrixParams& p, const BlockWork& work) {
+  float* kept = reinterpret_cast<float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias);
+  const int c = thread_index();
+  if (c >= kM * 16) return;
+  const scalar_t* bias = static_cast<const scalar_t*>(p.bias_data);
+  const bool is_there = bias && work.first_channel + c < p.destination_channels;
+  const int channel = work.group * p.destination_channels + work.first_channel + c;
+  kept[c] = is_there ? to_acc(bias[channel * p.bias_stride]) : 0.0f;
 }
 
 // Columns along W of a strip.
@@ -56,12 +69,11 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
   const int warp = warp_index(), first_column = place.flat + warp % p.flats * kWarpColumns;
   KeptPlace& kept = kept_place(p, staging);
   if (lane == 0) {
+    const int before = p.phases_before[work.part * p.sets];
     const int share = work.part * p.sets + warp / (p.flats * p.depths);
     kept.first_channel = work.group * p.destination_channels + work.first_channel;
     kept.channels = p.destination_channels - work.first_channel;
-    kept.to = reinterpret_cast<uint64_t>(static_cast<scalar_t*>(p.destination_data) +
-                                         place.n * p.destination.outer +
-                                         kept.first_channel * p.destination.channel);
+    kept.to = place.n * p.destination.outer + kept.first_channel * p.destination.channel;
     kept.first_column = first_column;
     kept.w = place.w;
     kept.has_columns = first_column < (p.columns[1] - 1) * p.pitch + p.strip;
@@ -69,40 +81,49 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
     kept.depth = warp / p.flats % p.depths;
     kept.first_depth = place.d + kept.depth;
     kept.last_depth = kept.first_depth + place.steps * p.depths;
-    kept.first_phase = p.phases_before[share];
-    kept.last_phase = p.phases_before[share + 1];
+    kept.first_phase = p.phases_before[share] - before;
+    kept.last_phase = p.phases_before[share + 1] - before;
   }
   const int vectors = kWarpColumns * W::kStride / p.store_vector;  // of a channel
   const int across = vectors < kWarpSize ? vectors : kWarpSize;
-  int edge = 0;
+  const int element = lane % across * p.store_vector, strip = strip_columns(p, place.w);
+  const int stride_h = p.stride[1] * int(p.destination.space[1]);
+  const int flat = first_column + element / W::kStride;
+  int column_h = flat / p.pitch, column_w = flat - column_h * p.pitch;
+  int edges = 0;
 #pragma unroll
   for (int i = 0; i < kMostVectors; ++i) {
-    const int element = (lane % across + i * across) * p.store_vector;
-    const int flat = first_column + element / W::kStride;
-    const int column_h = flat / p.pitch, column_w = flat - column_h * p.pitch;
-    const int h = column_h * p.stride[1], x = place.w + column_w;
+    const int x = place.w + column_w;
     // With W fixed all phases along W lie side by side; else elements are a stride apart.
     const int w = W::kFixed ? x * W::kStride + element % W::kStride : x * p.stride[2];
-    const bool used = i * across < vectors && column_h < p.columns[1] &&
-                      column_w < strip_columns(p, place.w) && w < p.output_size[2];
-    kept.offset[i][lane] =
-        used ? h * int(p.destination.space[1]) + w * int(p.destination.space[2]) : -1;
-    edge |= (column_h == p.columns[1] - 1) << i | (x == p.columns[2] - 1) << (i + 8);
+    const bool used =
+        i * across < vectors && column_h < p.columns[1] && column_w < strip && w < p.output_size[2];
+    kept.offset[lane][i] = used ? column_h * stride_h + w * int(p.destination.space[2]) : 0;
+    edges |= (used ? kInside << i : 0) | (column_h == p.columns[1] - 1 ? kLastRow << i : 0) |
+             (x == p.columns[2] - 1 ? kLastColumn << i : 0);
+    column_w += across * p.store_vector / W::kStride;
+    while (column_w >= p.pitch) column_w -= p.pitch, ++column_h;
   }
-  kept.edge[lane] = edge;
+  kept.edges[lane] = edges;
   warp_barrier();
 }
 
 // ---- along W ------------------------------------------------------------------------------------------
+
+// 16 bytes of a channel's row -> where they are staged, so that the lanes that write meet different banks.
+__device__ inline int staged_chunk(int chunk, int run_chunks) {
+  return run_chunks == 2 ? chunk ^ (chunk >> 2 & 2) : chunk;
+}
 
 // Stages channels 8 * part to 8 * part + 7: [channel][column of the warp][phase along W].
 template <typename scalar_t, typename W, int kM>
 __device__ inline void stage_channels(const float (&sum)[kM][W::kStride][kRun][4], int part,
                                       float bias, unsigned char* staging, int lane) {
   constexpr int kNumbers = word_numbers<scalar_t>();
-  constexpr int kRunBytes = kRun * W::kStride * int(sizeof(scalar_t));
-  const int row = 8 * kRunBytes + 16;
-  unsigned char* to = staging + lane / 4 * row + lane % 4 * 2 * kRunBytes;
+  constexpr int kChunks = kRun * W::kStride * int(sizeof(scalar_t)) / 16;  // of a run
+  constexpr int kRow = 8 * kChunks * 16 + 16;
+  unsigned char* to = staging + lane / 4 * kRow;
+  const int first = lane % 4 * 2 * kChunks;
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
@@ -111,7 +132,7 @@ __device__ inline void stage_channels(const float (&sum)[kM][W::kStride][kRun][4
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
-          for (int i = 0; i < kRunBytes / 16; ++i) {
+          for (int i = 0; i < kChunks; ++i) {
             Words<4> words;
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
@@ -120,29 +141,34 @@ __device__ inline void stage_channels(const float (&sum)[kM][W::kStride][kRun][4
                   round_word<scalar_t>(sum[m][a % W::kStride][a / W::kStride][half * 2 + r] + bias,
                                        sum[m][b % W::kStride][b / W::kStride][half * 2 + r] + bias);
             }
-            *reinterpret_cast<Words<4>*>(to + r * kRunBytes + i * 16) = words;
+            *reinterpret_cast<Words<4>*>(to + staged_chunk(first + r * kChunks + i, kChunks) * 16) =
+                words;
           }
 }
 
-// Stores what is staged; to[i] points to the i-th vector of the first channel, or is null.
+// Stores what is staged; `to` is the first channel's, offset[i] that of the i-th vector from there.
 template <typename scalar_t, typename W, int kVector>
-__device__ inline void store_channels(scalar_t* const (&to)[kMostVectors], int64_t channel_stride,
-                                      int channels, const unsigned char* staging, int lane) {
+__device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& offset, int edges,
+                                      int64_t channel_stride, int channels,
+                                      const unsigned char* staging, int lane) {
   using Vector = Neighbours<scalar_t, kVector>;
   constexpr int kVectors = kWarpColumns * W::kStride / kVector;
   constexpr int kAcross = kVectors < kWarpSize ? kVectors : kWarpSize;
   constexpr int kAtOnce = kWarpSize / kAcross;  // channels
   constexpr int kRow = kWarpColumns * W::kStride * int(sizeof(scalar_t)) + 16;
-  const int my_channel = lane / kAcross;
+  constexpr int kRunChunks = kRun * W::kStride * int(sizeof(scalar_t)) / 16;
+  const int my_channel = kAtOnce == 1 ? 0 : lane / kAcross;
+  to += my_channel * channel_stride;
+  staging += my_channel * kRow;
 #pragma unroll
   for (int i = 0; i < kVectors / kAcross; ++i) {
-    if (to[i] == nullptr) continue;
-    scalar_t* at = to[i] + my_channel * channel_stride;
-    const unsigned char* from =
-        staging + my_channel * kRow + (lane % kAcross + i * kAcross) * int(sizeof(Vector));
+    const int byte = (lane % kAcross + i * kAcross) * int(sizeof(Vector));
+    const unsigned char* from = staging + staged_chunk(byte / 16, kRunChunks) * 16 + byte % 16;
+    scalar_t* at = to + int(offset.word[i]);
+    const int left = edges & kInside << i ? channels - my_channel : 0;
 #pragma unroll
     for (int c = 0; c < kStagedChannels; c += kAtOnce) {
-      if (c + my_channel < channels)
+      if (c < left)
         *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(from + c * kRow);
       at += kAtOnce * channel_stride;
     }
@@ -194,34 +220,42 @@ __device__ inline void stage_channels_last(const float (&sum)[kM][W::kStride][kR
         }
 }
 
-// Stores what is staged, to the first channel, row and element of a plane.
+// Stores what is staged; `to` is the first channel's, first row's and first element's of the phase.
 template <typename scalar_t, typename W, int kVector>
 __device__ inline void store_channels_last(const MatrixParams& p, const KeptPlace& kept,
-                                           scalar_t* to, const MatrixPhase& phase,
-                                           int first_channel, const unsigned char* staging,
-                                           int lane) {
+                                           scalar_t* to, int lost, int first_channel,
+                                           const unsigned char* staging, int lane) {
   using Vector = Neighbours<scalar_t, kVector>;
   constexpr int kVectors = 32 / int(sizeof(Vector));  // of a position
   constexpr int kAtOnce = kWarpSize / kVectors;       // positions
+  constexpr int kColumns = kAtOnce / W::kStride;
   const int vector = lane % kVectors, channel = first_channel + vector * kVector;
   if (channel >= kept.channels) return;
-  const int stride_h = int(p.destination.space[1]), stride_w = int(p.destination.space[2]);
-  const int stride = W::kFixed ? W::kStride : p.stride[2], strip = strip_columns(p, kept.w);
-  const int e = W::kFixed ? lane / kVectors % W::kStride : phase.e[2];
+  const int e = lane / kVectors % W::kStride;
+  const int stride_h = p.stride[1] * int(p.destination.space[1]);
+  const int stride_w = p.stride[2] * int(p.destination.space[2]);
+  const int rows = p.columns[1] - (lost & kLastRow ? 1 : 0);
+  // Columns of the strip that have the element.
+  int strip = strip_columns(p, kept.w);
+  const int last =
+      p.output_size[2] - (p.columns[2] - 1) * p.stride[2];  // phases of the last column
+  if (kept.w + strip == p.columns[2] && (W::kFixed ? e >= last : lost & kLastColumn)) --strip;
   int column = lane / kVectors / W::kStride;  // of the warp
   int row = (kept.first_column + column) / p.pitch;
   int x = kept.first_column + column - row * p.pitch;
-  const unsigned char* from = staging + (W::kFixed ? e : 0) * 32 + vector * int(sizeof(Vector));
+  scalar_t* at = to + int64_t(row) * stride_h + int64_t(kept.w + x) * stride_w +
+                 (e * int(p.destination.space[2]) + channel);
+  const int next = kColumns * stride_w, next_row = stride_h - p.pitch * stride_w;
+  const unsigned char* from = staging + e * 32 + vector * int(sizeof(Vector));
 #pragma unroll 1
-  for (int i = 0; i < kWarpColumns * W::kStride / kAtOnce; ++i) {
-    const int h = row * p.stride[1] + phase.e[1], w = (kept.w + x) * stride + e;
-    if (x < strip && row < p.columns[1] && h < p.output_size[1] && w < p.output_size[2])
-      *reinterpret_cast<Vector*>(to + h * stride_h + w * stride_w + channel) =
-          *reinterpret_cast<const Vector*>(from + column / kRun * staged_run<W>() +
-                                           column % kRun * staged_column<W>());
-    column += kAtOnce / W::kStride;
-    x += kAtOnce / W::kStride;
-    while (x >= p.pitch) x -= p.pitch, ++row;
+  for (int i = 0; i < kWarpColumns / kColumns; ++i) {
+    if (x < strip && row < rows)
+      *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(
+          from + column / kRun * staged_run<W>() + column % kRun * staged_column<W>());
+    column += kColumns;
+    x += kColumns;
+    at += next;
+    while (x >= p.pitch) x -= p.pitch, ++row, at += next_row;
   }
 }
 
@@ -233,72 +267,59 @@ __device__ inline void store_channels_last(const MatrixParams& p, const KeptPlac
 template <typename scalar_t, typename W, int kM>
 __device__ inline void store_phase(const MatrixParams& p,
                                    const float (&sum)[kM][W::kStride][kRun][4],
-                                   unsigned char* staging, int d, const MatrixPhase& phase,
+                                   unsigned char* staging, int d, const PhaseWork& phase,
                                    int lane) {
   const KeptPlace& kept = kept_place(p, staging);
   const int g = lane / 4, channels = kept.channels;
-  const int64_t channel_stride = p.destination.channel;
-  scalar_t* base = reinterpret_cast<scalar_t*>(kept.to) +
-                   int64_t(d * p.stride[0] + phase.e[0]) * p.destination.space[0];
-  const scalar_t* bias = static_cast<const scalar_t*>(p.bias_data);
-  if (bias) bias += kept.first_channel * p.bias_stride;
-  const auto bias_of = [&](int channel) {
-    return bias && channel < channels ? to_acc(bias[channel * p.bias_stride]) : 0.0f;
-  };
+  const float* bias =
+      reinterpret_cast<const float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias);
+  scalar_t* to = static_cast<scalar_t*>(p.destination_data) +
+                 (kept.to + phase.to + int64_t(d) * (p.stride[0] * p.destination.space[0]));
   if (p.store_channels_last) {
     constexpr int kAtOnce = staged_channels_last<scalar_t>();
 #pragma unroll 1
     for (int part = 0; part * kAtOnce < channels && part * kAtOnce < kM * 16; ++part) {
       const int first = part * kAtOnce;
-      const float added[2] = {bias_of(first + g), bias_of(first + g + 8)};
+      const float added[2] = {bias[first + g], kAtOnce > 8 ? bias[first + g + 8] : 0.0f};
       stage_channels_last<scalar_t, W, kM>(sum, part, added, staging, lane);
       warp_barrier();
       if (p.store_vector == 8) {
         if constexpr (sizeof(scalar_t) == 2)
-          store_channels_last<scalar_t, W, 8>(p, kept, base, phase, first, staging, lane);
+          store_channels_last<scalar_t, W, 8>(p, kept, to, phase.lost, first, staging, lane);
       } else if (p.store_vector == 4) {
-        store_channels_last<scalar_t, W, 4>(p, kept, base, phase, first, staging, lane);
+        store_channels_last<scalar_t, W, 4>(p, kept, to, phase.lost, first, staging, lane);
       } else if (p.store_vector == 2) {
-        store_channels_last<scalar_t, W, 2>(p, kept, base, phase, first, staging, lane);
+        store_channels_last<scalar_t, W, 2>(p, kept, to, phase.lost, first, staging, lane);
       } else {
-        store_channels_last<scalar_t, W, 1>(p, kept, base, phase, first, staging, lane);
+        store_channels_last<scalar_t, W, 1>(p, kept, to, phase.lost, first, staging, lane);
       }
       warp_barrier();
     }
     return;
   }
-  // The last columns may not have all phases.
-  const bool has_h = (p.columns[1] - 1) * p.stride[1] + phase.e[1] < p.output_size[1];
-  const bool has_w = W::kFixed || (p.columns[2] - 1) * p.stride[2] + phase.e[2] < p.output_size[2];
-  const int edge = kept.edge[lane];
-  base += phase.e[1] * int(p.destination.space[1]) + phase.e[2] * int(p.destination.space[2]);
-  scalar_t* to[kMostVectors];  // null where the output does not have it
-#pragma unroll
-  for (int i = 0; i < kMostVectors; ++i) {
-    const int offset = kept.offset[i][lane];
-    const bool inside =
-        offset >= 0 && (has_h || !(edge >> i & 1)) && (has_w || !(edge >> (i + 8) & 1));
-    to[i] = inside ? base + offset : nullptr;
-  }
+  const Words<kMostVectors> offset =
+      *reinterpret_cast<const Words<kMostVectors>*>(kept.offset[lane]);
+  const int all = kept.edges[lane], lost = all & phase.lost;
+  const int edges = all & ~(lost / kLastRow | lost / kLastColumn);
+  const int64_t channel_stride = p.destination.channel;
 #pragma unroll 1
   for (int part = 0; part < 2 * kM && part * kStagedChannels < channels; ++part) {
     const int first = part * kStagedChannels;
-    stage_channels<scalar_t, W, kM>(sum, part, bias_of(first + g), staging, lane);
+    stage_channels<scalar_t, W, kM>(sum, part, bias[first + g], staging, lane);
     warp_barrier();
+    const int left = channels - first;
     if (p.store_vector == 8) {
       if constexpr (sizeof(scalar_t) == 2)
-        store_channels<scalar_t, W, 8>(to, channel_stride, channels - first, staging, lane);
+        store_channels<scalar_t, W, 8>(to, offset, edges, channel_stride, left, staging, lane);
     } else if (p.store_vector == 4) {
-      store_channels<scalar_t, W, 4>(to, channel_stride, channels - first, staging, lane);
+      store_channels<scalar_t, W, 4>(to, offset, edges, channel_stride, left, staging, lane);
     } else if (p.store_vector == 2) {
-      store_channels<scalar_t, W, 2>(to, channel_stride, channels - first, staging, lane);
+      store_channels<scalar_t, W, 2>(to, offset, edges, channel_stride, left, staging, lane);
     } else {
-      store_channels<scalar_t, W, 1>(to, channel_stride, channels - first, staging, lane);
+      store_channels<scalar_t, W, 1>(to, offset, edges, channel_stride, left, staging, lane);
     }
     warp_barrier();
-#pragma unroll
-    for (int i = 0; i < kMostVectors; ++i)
-      if (to[i] != nullptr) to[i] += kStagedChannels * channel_stride;
+    to += kStagedChannels * channel_stride;
   }
 }
 

@@ -125,8 +125,8 @@ def _variations(work: MatrixWork, base: MatrixTile, phases: int) -> Iterator[Mat
         choice = replace(base, mode=mode)
         least = work.least_slots(choice)
         depth = -(-work.axes[0].count // base.depths)
-        marches = (
-            dict.fromkeys((1, min(depth, 4), min(depth, 16), depth)) if mode == "hold" else (1,)
+        marches = dict.fromkeys(
+            (1, min(depth, 4), min(depth, 16), depth)[: 4 if mode == "hold" else 2]
         )
         for slots in dict.fromkeys(
             (least, least + 1, least + (base.depths * chunks if mode == "hold" else 3))

@@ -44,9 +44,12 @@ def matrix_params(
 
 
 def planes_fit(*tensors: Tensor) -> bool:
-    """Whether offsets in a plane (H and W) of every tensor stay below 2^31, as the kernel needs."""
+    """Whether offsets in a plane (H and W) of every tensor, and to its next channel, have the kernel's 32 bits."""
     return all(
-        sum((size - 1) * abs(stride) for size, stride in zip(tensor.shape[3:], tensor.stride()[3:]))
+        abs(tensor.stride(1)) < LARGEST_PLANE
+        and sum(
+            (size - 1) * abs(stride) for size, stride in zip(tensor.shape[3:], tensor.stride()[3:])
+        )
         < LARGEST_PLANE
         for tensor in tensors
     )

@@ -19,7 +19,8 @@ LARGEST_PLANE = 2**30  # offsets in a plane stay below: the kernel has 32 bits f
 WARP_COLUMNS = 64
 WARPS = 8  # that multiply
 MOST_SHARES = 64  # of the phases
-KEPT_PLACE_BYTES = 704  # at least that of kernels/matrix_store.py
+# At least those of kernels/matrix_store.py.
+KEPT_PLACE_BYTES, PHASE_WORK_BYTES, BLOCK_WORK_BYTES = 704, 80, 16
 
 PhaseOfAxes = tuple[int, int, int]
 
@@ -36,6 +37,8 @@ class Layout:
     slot_weights: int
     staging: int
     signals: int
+    bias: int
+    phases: int
     work: int
     all: int
 
@@ -127,6 +130,19 @@ class MatrixWork:
         ]
         return 1 if streams else found[0], found[1], found[2]
 
+    def phases_together(self, tile: MatrixTile) -> int:
+        """Phases of a part, at most."""
+        splits = self.splits(tile)
+        assert splits
+        count = 1
+        for stride, split in zip((*self.geometry.stride[:2], self._phases_w(tile)), splits):
+            count *= 1 if split else stride
+        return count
+
+    def _phases_w(self, tile: MatrixTile) -> int:
+        """Phases along W that are computed one by one."""
+        return 1 if tile.pattern else self.geometry.stride[2]
+
     def smallest_pitch(self, strip: int) -> int:
         """The least distance between two rows of a flat plane. See Note [Flat planes].
 
@@ -197,9 +213,12 @@ class MatrixWork:
         staging_warp = max(along_w, along_channels) + KEPT_PLACE_BYTES
         staging = weights + tile.slots * slot
         signals = staging + WARPS * staging_warp
-        block = signals + 16 * tile.slots + 16  # two a slot, and one
+        bias = signals + 16 * tile.slots + 16  # two a slot, and one
+        phases = bias + 64 * tile.channel_tiles
+        block = phases + PHASE_WORK_BYTES * self.phases_together(tile)
         return Layout(
-            tap, slab, slot, staging_warp, weights, plane, staging, signals, block, block + 16
+            *(tap, slab, slot, staging_warp, weights, plane, staging, signals, bias, phases),
+            *(block, block + BLOCK_WORK_BYTES),
         )
 
     def can_run(self, tile: MatrixTile, most_shared_bytes: int) -> bool:
