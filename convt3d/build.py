@@ -73,7 +73,7 @@ PARTS = (
     *(
         f"{family}_f32"
         for family, pattern in MATRIX_FAMILIES.items()
-        if pattern is None or pattern[1] <= MOST_TAPS_SPLIT
+        if pattern is None or pattern[1] <= MOST_TAPS_SPLIT[pattern[0]]
     ),
 )
 TARGETS = ("host", "cuda", "asan", "tsan")

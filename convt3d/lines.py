@@ -198,8 +198,9 @@ class LineWork:
         runs = -(-tile.strip // RUN)
         pitch, staged_pitch = RUN * runs + self.axes[2].span, 0
         if not self.units.along_channels:
-            # Whole chunks are read; one more keeps neighbouring lines in different banks.
-            pitch = -(-pitch // chunk) * chunk
+            # Whole chunks are read, an odd number a line, so that neighbouring lines lie in different banks.
+            pitch = (-(-pitch // chunk) | 1) * chunk
+            # A row may start anywhere in a chunk.
             staged_pitch = RUN * runs * geometry.stride[2] + chunk
         channels = geometry.out_channels_per_group * self.block_groups
         weights = geometry.taps * geometry.in_channels_per_group * channels * max(4, size)

@@ -38,6 +38,9 @@ BLOCKS_PER_MULTIPROCESSOR = 8
 # Products of channels of a group up to which a call runs on the kernel for few channels, by bytes of an element: the
 # matrix units multiply 16 channels by 16, in fp32 at a quarter of their rate and less, in fp64 not at all.
 MOST_LINE_PRODUCTS = {2: 16, 4: 32, 8: 64}
+# Source channels of a group from which on fp32 runs on the matrix units. There each operand is cut to 24 bits, in two
+# parts: over so many products those errors drown in what rounding the sum costs in any fp32 kernel.
+FEWEST_SPLIT_CHANNELS = 16
 # The tiles of the kernels: see kernels/gather.py and kernels/weight.py.
 GATHER_TILE, GATHER_PASS = 128, 64
 # Columns below which a tile's stores along W are too short to be worth a fuller pass.
@@ -222,12 +225,15 @@ def _choose_tile(
         line_tile = line_choice(geometry, lines).best(multiprocessors) if is_for_lines else None
         if line_tile:
             return Plan("lines", 64, tile=line_tile)
-    # fp32 on the matrix units is not chosen: it has been run on the emulator alone in its present form.
-    if units and units.element_bytes == 2:
+    if units and _is_for_matrix_units(geometry, units):
         tile = tile_choice(geometry, units).best(multiprocessors)
         if tile:
             return Plan("matrix", 64, tile=tile)
     return None
+
+
+def _is_for_matrix_units(geometry: Geometry, units: MatrixUnits) -> bool:
+    return units.element_bytes == 2 or geometry.in_channels_per_group >= FEWEST_SPLIT_CHANNELS
 
 
 def _with_tile(

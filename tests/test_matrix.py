@@ -122,7 +122,7 @@ def test_every_kernel_gives_the_rounded_exact_answer(
             patterns.add(tile.pattern)
             with runtime.schedule(mode, seed):
                 assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
-    has_kernel = dtype != "f32" or pattern is None or pattern[1] <= MOST_TAPS_SPLIT
+    has_kernel = dtype != "f32" or pattern is None or pattern[1] <= MOST_TAPS_SPLIT[pattern[0]]
     assert patterns == {pattern if has_kernel else None, None}
 
 
@@ -330,7 +330,13 @@ def test_a_gpu_runs_forward_on_the_matrix_units_and_the_emulator_does_not() -> N
     assert plan.choose("forward", layer, True, 132, wanted).kernel == "matrix"
     assert plan.choose("forward", layer, True, 1, wanted).kernel == "tiled"
     assert plan.choose("forward", layer, True, 132, None).kernel == "tiled"
-    assert plan.choose("forward", layer, True, 132, MatrixUnits(4, SHARED_BYTES)).kernel == "tiled"
+
+
+def test_fp32_runs_on_the_matrix_units_where_it_sums_many_channels() -> None:
+    for channels, kernel in ((16, "matrix"), (15, "tiled")):
+        layer = Geometry(2, channels, 32, 1, (32, 32, 32), (3, 3, 3), ONES, ONES, ZEROS, ONES)
+        chosen = plan.choose("forward", layer, True, 132, MatrixUnits(4, SHARED_BYTES))
+        assert chosen.kernel == kernel
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 7, 132])

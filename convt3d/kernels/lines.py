@@ -65,10 +65,12 @@ struct LineItem {
 template <typename W>
 __device__ inline LineItem line_item(const LineParams& p, int index) {
   LineItem item;
-  const int run = index % p.runs;
-  index /= p.runs;
-  item.h = index % p.rows;
-  index /= p.rows;
+  // Where a thread has a whole run, neighbouring threads have neighbouring rows: those lie in different banks.
+  const int fast = W::kFixed ? p.rows : p.runs, slow = W::kFixed ? p.runs : p.rows;
+  const int first = index % fast, second = index / fast % slow;
+  index /= fast * slow;
+  const int run = W::kFixed ? second : first;
+  item.h = W::kFixed ? first : second;
   item.e_w = W::kFixed ? 0 : index % p.stride[2];
   if (!W::kFixed) index /= p.stride[2];
   item.e_h = index % p.stride[1];
@@ -86,13 +88,25 @@ __host__ __device__ inline int line_items(const LineParams& p) {
 
 // ---- into shared memory ---------------------------------------------------------------------------
 
-// Stages the weights of a block: [tap][source channel of a group][destination channel of the block].
-template <typename scalar_t>
+// Where a block's weights lie: [taps along D and H][source channel of a group][destination channel of the
+// block][tap along W], or with the tap along W before the channels.
+struct LineWeights {
+  int row, source, channel, tap;  // from one to the next
+};
+template <bool kAlongChannels>
+__device__ inline LineWeights line_weights(const LineParams& p) {
+  const int taps_w = p.kernel_size[2], channels = p.block_groups * p.destination_channels;
+  const int row = taps_w * p.source_channels * channels;
+  return kAlongChannels ? LineWeights{row, channels, 1, p.source_channels * channels}
+                        : LineWeights{row, channels * taps_w, taps_w, 1};
+}
+template <typename scalar_t, bool kAlongChannels>
 __device__ inline void stage_line_weights(const LineParams& p, const LinePlace& place,
                                           typename Accumulator<scalar_t>::type* to) {
   const int taps_w = p.kernel_size[2], taps_h = p.kernel_size[1];
   const int taps = p.kernel_size[0] * taps_h * taps_w;
-  const int channels = p.destination_channels, block_channels = p.block_groups * channels;
+  const int channels = p.destination_channels;
+  const LineWeights at = line_weights<kAlongChannels>(p);
   const int all = taps * p.source_channels * channels * place.groups;
   for (int i = thread_index(); i < all; i += p.threads) {  // taps fastest, as they lie in memory
     const int tap = i % taps, c = i / taps % channels, rest = i / taps / channels;
@@ -101,7 +115,8 @@ __device__ inline void stage_line_weights(const LineParams& p, const LinePlace& 
                            (place.group + group) * p.weight_group + source * p.weight_source +
                            c * p.weight_destination + tap / taps_w / taps_h * p.weight_tap[0] +
                            tap / taps_w % taps_h * p.weight_tap[1] + tap % taps_w * p.weight_tap[2];
-    to[(tap * p.source_channels + source) * block_channels + group * channels + c] = to_acc(*from);
+    to[tap / taps_w * at.row + source * at.source + (group * channels + c) * at.channel +
+       tap % taps_w * at.tap] = to_acc(*from);
   }
 }
 
@@ -214,35 +229,45 @@ __device__ inline void sum_item(const LineParams& p, const LinePlace& place, con
                                 int step, int e_d, int channel, const scalar_t* input,
                                 const typename Accumulator<scalar_t>::type* weights,
                                 typename Accumulator<scalar_t>::type (&sum)[W::kStride][kRun]) {
+  using acc_t = typename Accumulator<scalar_t>::type;
   const PhaseTaps taps_d = p.taps[0][e_d], taps_h = p.taps[1][item.e_h];
   const PhaseTaps taps_w = p.taps[2][item.e_w];
   const int planes = p.depths * p.steps + p.span[0], lines = p.rows + p.span[1];
   const int source_channels = p.source_channels;
-  const int block_channels = p.block_groups * p.destination_channels;
+  const LineWeights at = line_weights<kAlongChannels>(p);
   // From one position, line, plane and source channel to the next.
   const int shift = kAlongChannels ? place.groups * source_channels : 1;
   const int line = p.pitch * shift, plane = lines * line;
   const int next_channel = kAlongChannels ? 1 : planes * plane;
   if (kAlongChannels) input += channel / p.destination_channels * source_channels;
-  input += (step * p.depths + item.d) * plane + item.h * line + item.column * shift;
-  weights += channel;
+  input += (step * p.depths + item.d + taps_d.base) * plane + (item.h + taps_h.base) * line +
+           item.column * shift;
+  weights += (taps_d.first * p.kernel_size[1] + taps_h.first) * at.row + channel * at.channel;
+  const int next_plane = taps_d.shift * plane, next_line = taps_h.shift * line;
+  const int next_weights_d = taps_d.step * p.kernel_size[1] * at.row;
+  const int next_weights_h = taps_h.step * at.row;
+  const int next_w = item.next * shift, next_tap = kAlongChannels ? at.tap : 1;
 #pragma unroll
   for (int e = 0; e < W::kStride; ++e)
 #pragma unroll
     for (int t = 0; t < kRun; ++t) sum[e][t] = 0;
-  for (int jd = 0; jd < taps_d.count; ++jd)
+#pragma unroll 1
+  for (int jd = 0; jd < taps_d.count; ++jd) {
+    const scalar_t* from = input;
+    const acc_t* taps = weights;
+#pragma unroll 1
     for (int jh = 0; jh < taps_h.count; ++jh) {
-      const int tap =
-          ((taps_d.first + jd * taps_d.step) * p.kernel_size[1] + taps_h.first + jh * taps_h.step) *
-          p.kernel_size[2];
-      const scalar_t* from = input + (taps_d.base + jd * taps_d.shift) * plane +
-                             (taps_h.base + jh * taps_h.shift) * line;
-      for (int i = 0; i < source_channels; ++i)
-        multiply_line<scalar_t, W, kAlongChannels>(
-            sum, from + i * next_channel, item.next * shift, shift,
-            weights + (tap * source_channels + i) * block_channels,
-            source_channels * block_channels, taps_w);
+      multiply_line<scalar_t, W, kAlongChannels>(sum, from, next_w, shift, taps, next_tap, taps_w);
+#pragma unroll 1
+      for (int i = 1; i < source_channels; ++i)
+        multiply_line<scalar_t, W, kAlongChannels>(sum, from + i * next_channel, next_w, shift,
+                                                   taps + i * at.source, next_tap, taps_w);
+      from += next_line;
+      taps += next_weights_h;
     }
+    input += next_plane;
+    weights += next_weights_d;
+  }
 }
 
 template <typename scalar_t>
@@ -253,74 +278,105 @@ __device__ inline typename Accumulator<scalar_t>::type line_bias(const LineParam
 
 // ---- output along W -------------------------------------------------------------------------------
 
-// Stages the sums of an item in its row: all its phases along W side by side.
+// Note [Images]
+// Results are staged as an image of the memory that they go to: a row starts as many bytes after a multiple of 16 as it
+// does there, so that what lies between two such multiples is copied at once, wherever rows start. Rows that follow each
+// other in memory make one image; else each row has its own.
+struct LineImage {
+  int rows, length;  // of the results; elements
+  bool is_one_run;   // the rows follow each other in memory
+  int pitch;         // of the images of single rows
+};
+
+// Elements from a multiple of 16 bytes to an address.
+template <typename scalar_t>
+__device__ inline int image_head(const scalar_t* address) {
+  return int(reinterpret_cast<uint64_t>(address) % 16 / sizeof(scalar_t));
+}
+
+// Where row `row` is staged that goes to `to`; `first` is where row 0 of its plane goes.
+template <typename scalar_t>
+__device__ inline int image_row(const LineImage& image, const scalar_t* first, const scalar_t* to,
+                                int row) {
+  return image.is_one_run ? image_head(first) + row * image.length
+                          : row * image.pitch + image_head(to);
+}
+
+// Stages the sums of an item in its row, all its phases along W side by side; `to` is the row's place.
 template <typename scalar_t, typename W>
 __device__ inline void stage_item(
-    const LineParams& p, const LineItem& item, typename Accumulator<scalar_t>::type bias,
-    const typename Accumulator<scalar_t>::type (&sum)[W::kStride][kRun], scalar_t* staging) {
-  const int row = (item.d * p.rows + item.h) * p.stride[1] + item.e_h;
-  scalar_t* to = staging + row * p.staged_pitch;
+    const LineParams& p, const LineItem& item, int length,
+    typename Accumulator<scalar_t>::type bias,
+    const typename Accumulator<scalar_t>::type (&sum)[W::kStride][kRun], scalar_t* to) {
   if constexpr (W::kFixed) {
-    constexpr int kChunk = Chunk<scalar_t>::kCount;
+    constexpr int kChunk = Chunk<scalar_t>::kCount, kCount = kRun * W::kStride;
     to += item.column * W::kStride;
+    const int left = length - item.column * W::kStride;  // elements of the row
+    const auto result = [&](int i) { return sum[i % W::kStride][i / W::kStride] + bias; };
+    const int odd = int(reinterpret_cast<uint64_t>(to) % 4 / sizeof(scalar_t));
+    if (left < kCount) {
 #pragma unroll
-    for (int i = 0; i < kRun * W::kStride / kChunk; ++i) {
-      Chunk<scalar_t> chunk;
+      for (int i = 0; i < kCount; ++i)
+        if (i < left) to[i] = from_acc<scalar_t>(result(i));
+    } else if (reinterpret_cast<uint64_t>(to) % 16 == 0) {
 #pragma unroll
-      for (int j = 0; j < kChunk; ++j) {
-        const int at = i * kChunk + j;
-        chunk.value[j] = from_acc<scalar_t>(sum[at % W::kStride][at / W::kStride] + bias);
+      for (int i = 0; i < kCount / kChunk; ++i) {
+        Chunk<scalar_t> chunk;
+#pragma unroll
+        for (int j = 0; j < kChunk; ++j)
+          chunk.value[j] = from_acc<scalar_t>(result(i * kChunk + j));
+        reinterpret_cast<Chunk<scalar_t>*>(to)[i] = chunk;
       }
-      reinterpret_cast<Chunk<scalar_t>*>(to)[i] = chunk;
+    } else if constexpr (sizeof(scalar_t) == 2) {
+      if (odd) {
+        to[0] = from_acc<scalar_t>(result(0));
+#pragma unroll
+        for (int i = 1; i < kCount - 1; i += 2)
+          *reinterpret_cast<uint32_t*>(to + i) = round_pair<scalar_t>(result(i), result(i + 1));
+        to[kCount - 1] = from_acc<scalar_t>(result(kCount - 1));
+      } else {
+#pragma unroll
+        for (int i = 0; i < kCount; i += 2)
+          *reinterpret_cast<uint32_t*>(to + i) = round_pair<scalar_t>(result(i), result(i + 1));
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) to[i] = from_acc<scalar_t>(result(i));
     }
   } else {
 #pragma unroll
-    for (int t = 0; t < kRun; ++t)
-      to[(item.column + t * item.next) * p.stride[2] + item.e_w] =
-          from_acc<scalar_t>(sum[0][t] + bias);
+    for (int t = 0; t < kRun; ++t) {
+      const int at = (item.column + t * item.next) * p.stride[2] + item.e_w;
+      if (at < length) to[at] = from_acc<scalar_t>(sum[0][t] + bias);
+    }
   }
 }
 
-// Stores staged rows of `length` elements. Rows that follow each other in memory are one run, in which
-// neighbouring threads store neighbouring words of whole lines of 128 bytes; else each row is one.
+// Stores the images of a plane, whose first row goes to `to`.
 template <typename scalar_t>
-__device__ inline void store_rows(const LineParams& p, scalar_t* to, int rows, int length,
-                                  const scalar_t* staged) {
-  constexpr int kNumbers = sizeof(scalar_t) < 4 ? int(4 / sizeof(scalar_t)) : 1;
-  struct alignas(sizeof(scalar_t) * kNumbers) Word {
-    scalar_t number[kNumbers];
-  };
-  const int thread = thread_index(), pitch = p.staged_pitch;
-  const bool is_one_run = p.destination.space[1] == length;
-  const int all = is_one_run ? rows * length : length;
-  const int first = (is_one_run ? thread : thread % kWarpSize) * kNumbers;
-  const int step = (is_one_run ? p.threads : kWarpSize) * kNumbers;
-  const int step_rows = step / length, step_columns = step % length;
-  for (int row = is_one_run ? 0 : thread / kWarpSize; row < (is_one_run ? 1 : rows);
-       row += p.threads / kWarpSize) {
+__device__ inline void store_images(const LineParams& p, const LineImage& image, scalar_t* to,
+                                    const scalar_t* staged) {
+  constexpr int kChunk = Chunk<scalar_t>::kCount;
+  const int count = image.is_one_run ? image.rows * image.length : image.length;
+  const int images = image.is_one_run ? 1 : image.rows;
+  const int chunks = (count - 1) / kChunk + 2;  // of an image that starts anywhere
+  const int step_images = p.threads / chunks, step = p.threads - step_images * chunks;
+  int row = thread_index() / chunks, chunk = thread_index() - row * chunks;
+  while (row < images) {
     scalar_t* at = to + row * p.destination.space[1];
-    // The element of this thread's first word, counted from a whole line of memory.
-    int element = first - int(reinterpret_cast<uint64_t>(at) % 128 / sizeof(scalar_t));
-    int line = element / length, column = element % length;
-    if (column < 0) column += length, --line;
-    for (; element < all; element += step) {
-      const scalar_t* from = staged + (row + line) * pitch + column;
-      if constexpr (kNumbers == 1) {
-        if (element >= 0) at[element] = *from;
-      } else {
-        const scalar_t* second = column + 1 < length ? from + 1 : from + 1 - length + pitch;
-        if (element >= 0 && element + 1 < all) {
-          *reinterpret_cast<Word*>(at + element) = Word{{*from, *second}};
-        } else if (element >= 0) {
-          at[element] = *from;
-        } else if (element == -1) {
-          at[0] = *second;
-        }
-      }
-      line += step_rows;
-      column += step_columns;
-      if (column >= length) column -= length, ++line;
+    const int head = image_head(at), first = chunk * kChunk - head;
+    const scalar_t* from = staged + (image.is_one_run ? 0 : row * image.pitch) + chunk * kChunk;
+    if (first >= 0 && first + kChunk <= count) {
+      *reinterpret_cast<Chunk<scalar_t>*>(at + first) =
+          *reinterpret_cast<const Chunk<scalar_t>*>(from);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChunk; ++i)
+        if (first + i >= 0 && first + i < count) at[first + i] = from[i];
     }
+    row += step_images;
+    chunk += step;
+    if (chunk >= chunks) chunk -= chunks, ++row;
   }
 }
 
@@ -338,15 +394,20 @@ __global__ void __launch_bounds__(kLineThreads, 3) lines_kernel(const LineParams
   acc_t* weights = reinterpret_cast<acc_t*>(shared);
   scalar_t* input = reinterpret_cast<scalar_t*>(shared + p.input_at);
   const LinePlace place = line_place(p);
-  stage_line_weights<scalar_t>(p, place, weights);
+  stage_line_weights<scalar_t, false>(p, place, weights);
   stage_line_input<scalar_t, false>(p, place, input);
   barrier();
   const LineItem item = line_item<W>(p, thread_index());
   const bool computes = thread_index() < line_items<W>(p);
   const int first_h = place.h * p.stride[1], first_w = place.w * p.stride[2];
   const int left_h = p.output_size[1] - first_h, left_w = p.output_size[2] - first_w;
-  const int rows = left_h < p.rows * p.stride[1] ? left_h : p.rows * p.stride[1];
-  const int length = left_w < p.strip * p.stride[2] ? left_w : p.strip * p.stride[2];
+  LineImage image;
+  image.rows = left_h < p.rows * p.stride[1] ? left_h : p.rows * p.stride[1];
+  image.length = left_w < p.strip * p.stride[2] ? left_w : p.strip * p.stride[2];
+  image.is_one_run = p.destination.space[1] == image.length;
+  image.pitch = p.staged_pitch;
+  const int row = item.h * p.stride[1] + item.e_h;
+  const int plane = p.rows * p.stride[1] * p.staged_pitch;  // staged
   int turn = 0;
   for (int c = 0; c < p.destination_channels; ++c) {
     const int channel = place.group * p.destination_channels + c;
@@ -360,17 +421,21 @@ __global__ void __launch_bounds__(kLineThreads, 3) lines_kernel(const LineParams
         scalar_t* staging =
             reinterpret_cast<scalar_t*>(shared + p.staging_at + turn * p.staging_bytes);
         turn ^= 1;
-        if (computes) {
+        const int first_d = (place.d + step * p.depths) * p.stride[0] + e_d;
+        if (computes && row < image.rows) {
           acc_t sum[W::kStride][kRun];
           sum_item<scalar_t, W, false>(p, place, item, step, e_d, c, input, weights, sum);
-          stage_item<scalar_t, W>(p, item, bias, sum, staging);
+          const scalar_t* first =
+              destination + (first_d + item.d * p.stride[0]) * p.destination.space[0];
+          const int at = image_row(image, first, first + row * p.destination.space[1], row);
+          stage_item<scalar_t, W>(p, item, image.length, bias, sum, staging + item.d * plane + at);
         }
         barrier();
         for (int j = 0; j < p.depths; ++j) {
-          const int d = (place.d + step * p.depths + j) * p.stride[0] + e_d;
+          const int d = first_d + j * p.stride[0];
           if (d < p.output_size[0])
-            store_rows<scalar_t>(p, destination + d * p.destination.space[0], rows, length,
-                                 staging + j * p.rows * p.stride[1] * p.staged_pitch);
+            store_images<scalar_t>(p, image, destination + d * p.destination.space[0],
+                                   staging + j * plane);
         }
       }
   }
@@ -389,7 +454,7 @@ __global__ void __launch_bounds__(kLineThreads, 2) lines_of_channels_kernel(cons
   acc_t* weights = reinterpret_cast<acc_t*>(shared);
   scalar_t* input = reinterpret_cast<scalar_t*>(shared + p.input_at);
   const LinePlace place = line_place(p);
-  stage_line_weights<scalar_t>(p, place, weights);
+  stage_line_weights<scalar_t, true>(p, place, weights);
   stage_line_input<scalar_t, true>(p, place, input);
   barrier();
   const int block_channels = p.block_groups * p.destination_channels;

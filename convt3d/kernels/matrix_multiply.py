@@ -159,31 +159,6 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
 #pragma unroll
         for (int m = 0; m < kM; ++m) a[0][m] = a[1][m];
     }
-  } else if constexpr (W::kFixed && kSplit) {
-#pragma unroll 1
-    for (int left = all; left > 0; --left) {
-      Operand<kSplit> a[W::kTaps][kM];
-#pragma unroll
-      for (int k = 0; k < W::kTaps; ++k) load_weights(a[k], walk.fragments + k * walk.tap);
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        Operand<kSplit> b;
-        load_positions(b, walk.position + 2 * i);
-#pragma unroll
-        for (int k = 0; k < W::kTaps; ++k)
-#pragma unroll
-          for (int e = 0; e < W::kStride; ++e)
-#pragma unroll
-            for (int odd = 0; odd < 2; ++odd) {
-              const int t = 2 * i + odd - W::shift(e, k);
-              if (!W::meets(e, k) || t < 0 || t >= kRun) continue;
-#pragma unroll
-              for (int m = 0; m < kM; ++m)
-                multiply_operands<scalar_t, kSplit>(sum[m][e][t], a[k][m], b, odd);
-            }
-      }
-      advance();
-    }
   } else if constexpr (W::kFixed) {
 #pragma unroll 1
     for (int left = all; left > 0; --left) {

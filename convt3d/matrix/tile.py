@@ -11,8 +11,8 @@ from convt3d.columns import PATTERNS, Pattern, pattern_name
 # operands come in two parts.
 MOST_CHANNEL_TILES = {1: 3, 2: 1}
 MOST_CHANNEL_TILES_SPLIT = {1: 1, 2: 1}
-# Most taps along W that a kernel of fp32 may know: with more its operands do not fit the registers.
-MOST_TAPS_SPLIT = 4
+# Most taps along W that a kernel of fp32 may know, by stride: with more its operands do not fit the registers.
+MOST_TAPS_SPLIT = {1: 7, 2: 5}
 # What stays in shared memory while a block computes the phases of some columns.
 MODES = ("hold", "stream", "both")
 # Kinds of tile, for those who want one of each: whether the kernel knows the taps along W, and the mode.

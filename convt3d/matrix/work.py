@@ -63,7 +63,7 @@ class MatrixWork:
         self.axes = [AxisColumns(geometry.axis(index)) for index in range(3)]
         split = element_bytes == 4
         pattern = pattern_of(geometry.axis(2))
-        has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT)
+        has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT[pattern[0]])
         self.pattern: Pattern | None = pattern if has_kernel else None
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
         self.channel_tiles = -(-geometry.out_channels_per_group // 16)
