@@ -279,9 +279,9 @@ __device__ inline typename Accumulator<scalar_t>::type line_bias(const LineParam
 // ---- output along W -------------------------------------------------------------------------------
 
 // Note [Images]
-// Results are staged as an image of the memory that they go to: a row starts as many bytes after a multiple of 16 as it
-// does there, so that what lies between two such multiples is copied at once, wherever rows start. Rows that follow each
-// other in memory make one image; else each row has its own.
+// Results are staged as an image of the memory that they go to: a row starts as many bytes after a multiple of 16 as
+// it does there, so that what lies between two such multiples is copied at once, wherever rows start. Rows that follow
+// each other in memory make one image; else each row has its own.
 struct LineImage {
   int rows, length;  // of the results; elements
   bool is_one_run;   // the rows follow each other in memory
