@@ -56,6 +56,7 @@ SCALARS = {
     "f16": "convt3d::half_t",
     "bf16": "convt3d::bfloat16_t",
 }
+MATRIX_SCALARS = {**SCALARS, "tf32": "convt3d::tf32_t"}
 # Families that come in every dtype, and those that come for a pattern along W, name -> pattern; in fp64, which is rare,
 # for any pattern, and not for the matrix units, which have none.
 FAMILIES = ("gather", "weight")
@@ -69,7 +70,7 @@ PARTS = (
         for dtype in ("f32", "f16", "bf16")
         if pattern
     ),
-    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f16", "bf16")),
+    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f16", "bf16", "tf32")),
     *(
         f"{family}_f32"
         for family, pattern in MATRIX_FAMILIES.items()
@@ -153,18 +154,18 @@ def _kernels(family: str) -> tuple[ModuleType, ...]:
 
 def entry_text(family: str, dtype: str) -> str:
     """The C functions of a part: the only text that is generated."""
-    scalar = SCALARS[dtype]
     if family in FAMILIES:
-        return ENTRIES[family].format(scalar=scalar)
+        return ENTRIES[family].format(scalar=SCALARS[dtype])
     if family in LINE_FAMILIES:
-        return ENTRIES["lines"].format(scalar=scalar, along=_along(LINE_FAMILIES[family]))
+        along = _along(LINE_FAMILIES[family])
+        return ENTRIES["lines"].format(scalar=SCALARS[dtype], along=along)
     pattern = MATRIX_FAMILIES[family]
     is_split = dtype == "f32"
     most = (MOST_CHANNEL_TILES_SPLIT if is_split else MOST_CHANNEL_TILES)[
         pattern[0] if pattern else 1
     ]
     return ENTRIES["matrix"].format(
-        scalar=scalar, along=_along(pattern), split=str(is_split).lower(), most=most
+        scalar=MATRIX_SCALARS[dtype], along=_along(pattern), split=str(is_split).lower(), most=most
     )
 
 

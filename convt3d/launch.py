@@ -16,8 +16,8 @@ from convt3d.emulator import runtime, sanitized
 from convt3d.geometry import Geometry
 from convt3d.line_launch import line_params
 from convt3d.lines import LineTile, LineUnits
-from convt3d.matrix.choice import MatrixUnits
 from convt3d.matrix.launch import matrix_params, planes_fit
+from convt3d.matrix.work import MatrixUnits
 from convt3d.params import (
     AxisParams,
     GatherParams,
@@ -116,24 +116,30 @@ def gather(
     Raises:
         RuntimeError: a build or a launch failed.
     """
+    for_matrix = primitive == "forward" and _is_for_matrix_units(source, destination)
     chosen = plan.choose(
         primitive,
         geometry,
         _fit_32_bits(source, weight, destination),
         _multiprocessors(source.device),
-        _matrix_units(source, destination) if primitive == "forward" else None,
+        _matrix_units(source) if for_matrix else None,
         _line_units(destination) if primitive == "forward" else None,
     )
     what = f"{primitive} with plan {chosen}"
     if isinstance(chosen.tile, LineTile):
         tile, units = chosen.tile, _line_units(destination)
         lines = line_params(geometry, tile, units, source, weight, bias, destination)
-        _launch(tile.family, lines, (), source, what)
+        _launch(f"{tile.family}_{DTYPE_NAMES[source.dtype]}", lines, (), source, what)
         return chosen
     if chosen.tile:
         count = _multiprocessors(source.device)
-        matrix = matrix_params(geometry, chosen.tile, source, weight, bias, destination, count)
-        _launch(chosen.tile.family, matrix, (chosen.tile.channel_tiles,), source, what)
+        wanted = _matrix_units(source)
+        matrix = matrix_params(
+            *(geometry, chosen.tile, wanted, source, weight, bias, destination, count)
+        )
+        dtype = "tf32" if wanted.tf32 else DTYPE_NAMES[source.dtype]
+        part = f"{chosen.tile.family}_{dtype}"
+        _launch(part, matrix, (chosen.tile.channel_tiles,), source, what)
         return chosen
     template = _gather_template(
         primitive, geometry, source.stride(), weight.stride(), destination.stride()
@@ -145,15 +151,31 @@ def gather(
     )
     is_forward = int(primitive == "forward")
     flags = (is_forward, int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
-    _launch("gather", params, flags, source, what)
+    _launch(f"gather_{DTYPE_NAMES[source.dtype]}", params, flags, source, what)
     return chosen
 
 
-def _matrix_units(source: Tensor, destination: Tensor) -> MatrixUnits | None:
-    """What the kernel for the matrix units has here; None where it cannot run."""
-    if source.dtype == torch.float64 or not planes_fit(source, destination):
-        return None
-    return MatrixUnits(source.element_size(), _shared_bytes(source.device))
+def _is_for_matrix_units(source: Tensor, destination: Tensor) -> bool:
+    return source.dtype != torch.float64 and planes_fit(source, destination)
+
+
+def _matrix_units(source: Tensor) -> MatrixUnits:
+    """What the kernel for the matrix units has here."""
+    return MatrixUnits(source.element_size(), _shared_bytes(source.device), _rounds_to_tf32(source))
+
+
+def _rounds_to_tf32(tensor: Tensor) -> bool:
+    """Whether the tensor is to be multiplied in TF32: on a GPU, as PyTorch's switches for cuDNN's convolutions say."""
+    if tensor.dtype != torch.float32:
+        return False
+    forced = plan.forced_tf32()
+    return (tensor.is_cuda and _tf32_is_allowed()) if forced is None else forced
+
+
+def _tf32_is_allowed() -> bool:
+    if hasattr(torch._C, "_get_fp32_precision_getter"):  # since PyTorch 2.9
+        return bool(torch._C._get_fp32_precision_getter("cuda", "conv") == "tf32")
+    return torch.backends.cudnn.allow_tf32
 
 
 def _line_units(destination: Tensor) -> LineUnits:
@@ -204,42 +226,42 @@ def weight_gradient(
         partials=partials,
     )
     flags = (int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
-    _launch("weight", params, flags, grad_output, f"grad_weight with plan {chosen}")
+    part = f"weight_{DTYPE_NAMES[grad_output.dtype]}"
+    _launch(part, params, flags, grad_output, f"grad_weight with plan {chosen}")
     return chosen
 
 
 def _launch(
-    family: str,
+    part: str,
     params: Params,
     flags: tuple[int, ...],
     tensor: Tensor,
     what: str,
 ) -> None:
-    """Calls the part for the tensor's dtype and device, on its device's current stream."""
+    """Calls the part on the tensor's device, on its current stream."""
     if tensor.is_cuda:
         with torch.cuda.device(tensor.device):
-            entry = _entry(family, tensor.dtype, "cuda", tensor.device.index)
+            entry = _entry(part, "cuda", tensor.device.index)
             stream = torch.cuda.current_stream(tensor.device).cuda_stream
             error = entry(ctypes.byref(params), *flags, stream)
         message = error.decode() if error else ""
     else:
-        message = _emulate(family, params, flags, tensor.dtype)
+        message = _emulate(part, params, flags)
     if message.partition(":")[0] in runtime.FINDERS:
         raise runtime.EmulatorError(f"{message}; {what}")
     if message:
         raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {message}")
 
 
-def _emulate(family: str, params: Params, flags: tuple[int, ...], dtype: torch.dtype) -> str:
+def _emulate(part: str, params: Params, flags: tuple[int, ...]) -> str:
     """Calls the part on the emulator, in its current mode. Returns what went wrong, or ""."""
     _say_once_that_this_is_the_emulator()
     mode, schedule = runtime.current_mode(), runtime.current_schedule()
     if mode not in runtime.SANITIZERS:
-        error = _entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, schedule)
+        error = _entry(part, "host", 0)(ctypes.byref(params), *flags, schedule)
         return error.decode() if error else ""
-    part = f"{family}_{DTYPE_NAMES[dtype]}"
     library = _libraries.get((part, mode)) or _sanitized_library(part, mode)
-    call = sanitized.Call(library, f"convt3d_{_kind(family)}", bytes(params), flags, schedule)
+    call = sanitized.Call(library, f"convt3d_{_kind(part)}", bytes(params), flags, schedule)
     regions = [
         sanitized.Region(
             field.removesuffix("_data"),
@@ -265,13 +287,10 @@ def _span_bytes(tensor: Tensor) -> int:
 
 
 @functools.cache
-def _entry(
-    family: str, dtype: torch.dtype, target: str, device_index: int
-) -> Callable[..., bytes | None]:
-    part = f"{family}_{DTYPE_NAMES[dtype]}"
+def _entry(part: str, target: str, device_index: int) -> Callable[..., bytes | None]:
     file = _libraries.get((part, target))
     loaded = ctypes.CDLL(str(file)) if file else build.library(part, target, device_index)
-    kind = _kind(family)
+    kind = _kind(part)
     mirror = MIRRORS[kind]
     loaded.convt3d_params_bytes.restype = ctypes.c_int64
     if loaded.convt3d_params_bytes() != ctypes.sizeof(mirror):
@@ -283,9 +302,9 @@ def _entry(
     return entry
 
 
-def _kind(family: str) -> str:
+def _kind(part: str) -> str:
     """gather, weight, lines or matrix."""
-    return family.partition(".")[0]
+    return part.partition("_")[0].partition(".")[0]
 
 
 @functools.cache

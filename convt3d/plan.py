@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from convt3d.geometry import Geometry
 from convt3d.lines import LINE_STYLES, LineTile, LineUnits, line_choice, parse_line_tile
-from convt3d.matrix.choice import MatrixUnits, tile_choice
+from convt3d.matrix.choice import tile_choice
 from convt3d.matrix.tile import STYLES, MatrixTile, parse_tile
+from convt3d.matrix.work import MatrixUnits
 
 T = TypeVar("T")
 
@@ -233,7 +234,7 @@ def _choose_tile(
 
 
 def _is_for_matrix_units(geometry: Geometry, units: MatrixUnits) -> bool:
-    return units.element_bytes == 2 or geometry.in_channels_per_group >= FEWEST_SPLIT_CHANNELS
+    return not units.splits or geometry.in_channels_per_group >= FEWEST_SPLIT_CHANNELS
 
 
 def _with_tile(
@@ -277,17 +278,18 @@ def _varied(tiles: Sequence[T]) -> T | None:
 
 
 @contextmanager
-def forced(plans: dict[str, str], variation: int = 0) -> Iterator[None]:
+def forced(plans: dict[str, str], variation: int = 0, tf32: bool | None = None) -> Iterator[None]:
     """Makes `choose` return these plans, by primitive, in the whole process; for tests.
 
     Args:
         plans: primitive -> plan name; a primitive that is left out, or is "auto", is chosen as usual.
         variation: which tile a style of tiles stands for; any number.
+        tf32: whether fp32 is rounded to TF32 where a plan can; None leaves it to PyTorch's switches, on a GPU.
 
     Raises:
         RuntimeError: a name is not a primitive's or a plan's.
     """
-    global _variation
+    global _variation, _tf32
     for primitive in plans:
         if primitive not in PRIMITIVES:
             raise RuntimeError(f"primitive={primitive!r}, but must be one of {PRIMITIVES}")
@@ -299,20 +301,26 @@ def forced(plans: dict[str, str], variation: int = 0) -> Iterator[None]:
             raise RuntimeError(
                 f"plan {plan} for {primitive}, but only forward has {plan.kernel} plans"
             )
-    before, variation_before = dict(_forced), _variation
+    before, variation_before, tf32_before = dict(_forced), _variation, _tf32
     _forced.update(wanted)
-    _variation = variation
+    _variation, _tf32 = variation, tf32
     try:
         yield
     finally:
         _forced.clear()
         _forced.update(before)
-        _variation = variation_before
+        _variation, _tf32 = variation_before, tf32_before
+
+
+def forced_tf32() -> bool | None:
+    """What `forced` says of TF32."""
+    return _tf32
 
 
 # Process-wide, not a context variable: autograd runs backward on threads of its own.
 _forced: dict[str, Plan] = {}
 _variation = 0
+_tf32: bool | None = None
 
 
 def _coordinates_fit(geometry: Geometry) -> bool:

@@ -66,6 +66,7 @@ T = TypeVar("T")
 
 LAMBDA = 10.0
 CUT_TO_TF32 = (1 + 2.0**-10) ** 2 - 1
+ROUNDED_TO_TF32 = (1 + 2.0**-11) ** 2 - 1
 SPLIT_IN_TF32 = (1 + 2.0**-23) ** 2 - 1
 # Larger than any useful c(n) u, and finite, so that an element whose magnitude is 0 keeps bound 0.
 NO_BOUND = 1e200
@@ -101,7 +102,7 @@ _F64 = Arithmetic("f64", "f64", 2.0**-53)
 TABLE = {
     ("convt3d", "f64"): _F64,
     ("convt3d", "f32"): Arithmetic("f32", "f32", 2.0**-24),
-    # The op computes tf32 cases in plain fp32 as long as it has no TF32 kernel, and is held to that.
+    # But on the matrix units tf32 cases are computed in plain fp32.
     ("convt3d", "tf32"): Arithmetic("f32", "f32", 2.0**-24),
     ("convt3d", "f16"): Arithmetic("f16", "f32", 2.0**-24),
     ("convt3d", "bf16"): Arithmetic("bf16", "f32", 2.0**-24),
@@ -129,10 +130,8 @@ TABLE = {
 
 # The rows of convt3d for results that the matrix units computed.
 ON_MATRIX_UNITS = {
-    **dict.fromkeys(
-        ("f32", "tf32"),
-        Arithmetic("f32", "f32", 2.0**-23, SPLIT_IN_TF32, truncates=True, flushes=True),
-    ),
+    "f32": Arithmetic("f32", "f32", 2.0**-23, SPLIT_IN_TF32, truncates=True, flushes=True),
+    "tf32": Arithmetic("f32", "f32", 2.0**-23, ROUNDED_TO_TF32, truncates=True, flushes=True),
     **{dtype: Arithmetic(dtype, "f32", 2.0**-23, truncates=True) for dtype in ("f16", "bf16")},
 }
 

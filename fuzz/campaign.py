@@ -14,6 +14,7 @@ from fuzz import corpus, machine
 from fuzz.case import LANES
 from fuzz.coverage import possible_pairs, report
 from fuzz.failure import UNCONFIRMED, is_explained
+from fuzz.number import DTYPES
 from fuzz.outcome import Verdict
 from fuzz.progress import Display, Tally, progress_line, summary, total
 from fuzz.shard import (
@@ -21,7 +22,6 @@ from fuzz.shard import (
     Options,
     Resume,
     adopt_unfinished,
-    device_dtypes,
     device_modes,
     missing_sanitizers,
     run_shard,
@@ -218,7 +218,7 @@ class Campaign:
             subjects=f"convt3d, oracle and native of {options.subject_module}",
             profile=f"{options.profile} ({', '.join(limits) or 'no limit'})",
             seed=f"{options.seed}, {options.shards} shards",
-            dtypes=" ".join(options.dtypes or device_dtypes(device)),
+            dtypes=" ".join(options.dtypes or DTYPES),
             lanes=" ".join(options.lanes or LANES),
             modes=" ".join(dict.fromkeys(options.modes or device_modes(device))),
         )

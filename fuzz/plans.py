@@ -9,13 +9,13 @@ from convt3d import build, plan
 from convt3d.columns import Pattern, pattern_of
 from convt3d.geometry import Geometry
 from convt3d.lines import LINE_STYLES, LineUnits, line_choice, line_family, parse_line_tile
-from convt3d.matrix.choice import MatrixUnits
 from convt3d.matrix.tile import family_of, parse_tile
+from convt3d.matrix.work import MatrixUnits
 from fuzz.case import Case, CaseError, format_token
 
 # Of compute capability 8.0, which the emulator has too; newer ones have no less.
 MATRIX_UNITS = {
-    dtype: MatrixUnits(element_bytes, plan.SHARED_BYTES[8, 0])
+    dtype: MatrixUnits(element_bytes, plan.SHARED_BYTES[8, 0], dtype == "tf32")
     for dtype, element_bytes in {"f16": 2, "bf16": 2, "f32": 4, "tf32": 4}.items()
 }
 

@@ -25,7 +25,7 @@ from fuzz.campaign import BROKEN, Campaign
 from fuzz.case import GPU_TOOLS, Case, CaseError
 from fuzz.legs import SUBJECT_MODULE
 from fuzz.plans import usual_parts
-from fuzz.shard import Options, device_dtypes
+from fuzz.shard import Options
 from fuzz.strategies import MAX_SEED, SCHEDULED_MODES
 from fuzz.worker import SubjectError
 
@@ -66,7 +66,7 @@ def sanitize(arguments: argparse.Namespace) -> int:
     if device == "emulator":
         _build(modes)
     with tempfile.TemporaryDirectory() as folder:
-        cases = write_corpus(arguments.corpus, Path(folder), modes, device_dtypes(device), seed)
+        cases = write_corpus(arguments.corpus, Path(folder), modes, seed)
         print(f"{' '.join(modes)} on the {device}: {cases} cases from the corpus, ", end="")
         print(f"then {arguments.examples} random ones", flush=True)
         options = Options(
@@ -105,16 +105,13 @@ def problem_of(device: str, modes: Sequence[str]) -> str:
     return ""
 
 
-def write_corpus(
-    source: Path, folder: Path, modes: Sequence[str], dtypes: Sequence[str], seed: int
-) -> int:
+def write_corpus(source: Path, folder: Path, modes: Sequence[str], seed: int) -> int:
     """Writes the corpus once for each mode, under its own file names.
 
     Args:
         source: directory of the corpus.
         folder: where to write.
         modes: in the place of the mode that a case has.
-        dtypes: of the cases that are taken.
         seed: decides the seed of each case's schedule.
 
     Returns:
@@ -125,8 +122,6 @@ def write_corpus(
     for mode in modes:
         for entry in corpus.load_all(source):
             schedule = draw.randint(0, MAX_SEED) if mode in SCHEDULED_MODES else 0
-            if entry.case.dtype not in dtypes:
-                continue
             try:
                 case = replace(entry.case, mode=mode, schedule=schedule)
             except CaseError:

@@ -21,6 +21,7 @@ from fuzz.covering import CoveringSet
 from fuzz.data import generate
 from fuzz.failure import UNCONFIRMED, UNSHRUNK, Failure, Kind
 from fuzz.legs import SUBJECT_MODULE, HarnessError, Legs
+from fuzz.number import DTYPES
 from fuzz.plans import candidate_plans
 from fuzz.progress import Tally
 from fuzz.search import BATCH_EXAMPLES, EndOfCampaign, Search
@@ -173,12 +174,6 @@ def adopt_unfinished(options: Options, shard: int) -> tuple[str, str] | None:
     return title.removeprefix("# "), case
 
 
-def device_dtypes(device: str) -> tuple[str, ...]:
-    """dtypes to draw from: TF32 exists on a GPU only."""
-    emulated = ("f64", "f32", "f16", "bf16")
-    return (*emulated, "tf32") if device == "cuda" else emulated
-
-
 def device_modes(device: str, shard: int = 0) -> tuple[str, ...]:
     """Modes that a shard draws from; one that is there twice is drawn twice as often."""
     if device != "cuda":
@@ -210,7 +205,7 @@ def search_space(options: Options, device: str, shard: int | None = None) -> Spa
     modes = options.modes or tuple(mode for index in shards for mode in device_modes(device, index))
     every_pattern = device == "cuda" or options.profile == "nightly"
     return Space(
-        dtypes=options.dtypes or device_dtypes(device),
+        dtypes=options.dtypes or DTYPES,
         lanes=options.lanes or LANES,
         layouts=device_layouts(device),
         modes=modes,
@@ -322,11 +317,11 @@ class _Shard:
     def _corpus(self) -> list[corpus.Entry]:
         """The shard's share of the corpus that is left."""
         device = self.facts["device"]
-        dtypes, lacking = device_dtypes(device), () if device == "cuda" else missing_sanitizers()
+        lacking = () if device == "cuda" else missing_sanitizers()
         entries = [
             entry
             for entry in corpus.load_all(self.options.corpus)
-            if entry.case.dtype in dtypes and entry.case.mode not in lacking
+            if entry.case.mode not in lacking
         ]
         return entries[self.index :: self.options.shards][self.past.corpus_cases :]
 

@@ -125,7 +125,7 @@ def _run_convt3d(case: Case, gradient: str | None = None) -> Outcome:
     with (
         _allocating_in(memory),
         _noting_plans() as ran,
-        plan.forced(plans, variation=case.seed),
+        plan.forced(plans, variation=case.seed, tf32=case.dtype == "tf32"),
         runtime.schedule(case.mode if case.mode in runtime.MODES else "fast", case.schedule),
         _on_side_stream(device) if case.mode == "delayed" else nullcontext(),
     ):

@@ -23,10 +23,10 @@ from fuzz.coverage import (
 )
 from fuzz.covering import CoveringSet
 from fuzz.data import generate
+from fuzz.number import DTYPES
 from fuzz.plans import candidate_plans
 from fuzz.strategies import MODE_MULTIPLY_ADDS, Space, draw_case, is_within
 
-DTYPES = ("f64", "f32", "f16", "bf16")
 EMULATOR = Space(
     DTYPES,
     layouts=("ncdhw", "cl", "far"),
@@ -34,7 +34,7 @@ EMULATOR = Space(
     plans=candidate_plans,
 )
 GPU = Space(
-    (*DTYPES, "tf32"),
+    DTYPES,
     modes=("fast", "memcheck", "racecheck", "initcheck", "synccheck"),
     plans=candidate_plans,
 )
@@ -214,7 +214,7 @@ def test_the_report_names_what_is_missing_and_only_that() -> None:
     assert report(possible, possible).endswith("  missing: none")
     assert report(0, possible).count(" x ") > possible.bit_count()
     rows = [line.split() for line in text.splitlines()[1:]]
-    assert rows[0] == ["dtype"] and rows[1] == ["lane", "11/12"] and rows[2][2] == "12/12"
+    assert rows[0] == ["dtype"] and rows[1] == ["lane", "14/15"] and rows[2][2] == "15/15"
 
 
 def test_noting_the_pairs_of_a_case_takes_microseconds() -> None:

@@ -23,7 +23,7 @@ from convt3d.lines import (
     line_choice,
     parse_line_tile,
 )
-from convt3d.matrix.choice import MatrixUnits
+from convt3d.matrix.work import MatrixUnits
 
 SHARED_BYTES = plan.SHARED_BYTES[8, 0]
 DTYPES = {

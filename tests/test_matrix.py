@@ -15,7 +15,7 @@ from convt3d import conv_transpose3d, plan
 from convt3d.columns import PATTERNS, AxisColumns, Pattern
 from convt3d.emulator import runtime
 from convt3d.geometry import Axis, Geometry, output_size
-from convt3d.matrix.choice import MatrixUnits, TileChoice, blocks_per_tile
+from convt3d.matrix.choice import TileChoice, blocks_per_tile
 from convt3d.matrix.tile import (
     MODES,
     MOST_TAPS_SPLIT,
@@ -23,16 +23,21 @@ from convt3d.matrix.tile import (
     MatrixTile,
     parse_tile,
 )
-from convt3d.matrix.work import MatrixWork
+from convt3d.matrix.work import MatrixUnits, MatrixWork
 
 ONES, ZEROS = (1, 1, 1), (0, 0, 0)
 SHARED_BYTES = plan.SHARED_BYTES[8, 0]
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {
+    "f32": torch.float32,
+    "tf32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 KINDS = (*PATTERNS, None)
 
 
-def units(dtype: torch.dtype) -> MatrixUnits:
-    return MatrixUnits(torch.finfo(dtype).bits // 8, SHARED_BYTES)
+def units(dtype: str) -> MatrixUnits:
+    return MatrixUnits(torch.finfo(DTYPES[dtype]).bits // 8, SHARED_BYTES, dtype == "tf32")
 
 
 def geometry_of(pattern: Pattern | None, seed: int) -> Geometry:
@@ -72,8 +77,10 @@ def answer(geometry: Geometry, *operands: Tensor | None) -> Tensor:
         )
 
 
-def run(geometry: Geometry, tile: MatrixTile, *operands: Tensor | None) -> Tensor:
-    with plan.forced({"forward": str(tile)}):
+def run(
+    geometry: Geometry, tile: MatrixTile, *operands: Tensor | None, tf32: bool = False
+) -> Tensor:
+    with plan.forced({"forward": str(tile)}, tf32=tf32):
         return conv_transpose3d(
             *(*operands, geometry.stride, geometry.padding, geometry.output_padding),  # type: ignore[arg-type]
             *(geometry.groups, geometry.dilation),
@@ -91,7 +98,7 @@ def integers(geometry: Geometry, dtype: torch.dtype, seed: int) -> list[Tensor |
     return [draw(*geometry.input_shape), draw(*geometry.weight_shape), bias]
 
 
-def one_of_each(geometry: Geometry, dtype: torch.dtype, seed: int) -> list[MatrixTile]:
+def one_of_each(geometry: Geometry, dtype: str, seed: int) -> list[MatrixTile]:
     """For every style, channel tiles and share of the warps that a layer has, one tile."""
     found: dict[tuple[object, ...], list[MatrixTile]] = {}
     for tile in TileChoice(geometry, units(dtype)).tiles:
@@ -118,10 +125,11 @@ def test_every_kernel_gives_the_rounded_exact_answer(
         expected = answer(geometry, *operands).to(DTYPES[dtype])
         if seed % 2:
             operands[0] = operands[0].contiguous(memory_format=channels_last)  # type: ignore[union-attr]
-        for tile in one_of_each(geometry, DTYPES[dtype], seed):
+        for tile in one_of_each(geometry, dtype, seed):
             patterns.add(tile.pattern)
             with runtime.schedule(mode, seed):
-                assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
+                got = run(geometry, tile, *operands, tf32=dtype == "tf32")
+            assert torch.equal(got, expected), str(tile)
     has_kernel = dtype != "f32" or pattern is None or pattern[1] <= MOST_TAPS_SPLIT[pattern[0]]
     assert patterns == {pattern if has_kernel else None, None}
 
@@ -132,7 +140,7 @@ def test_the_kernels_give_no_report(mode: str, dtype: str) -> None:
     geometry = dataclasses.replace(geometry_of((2, 3, 1), 0), batch=1, input_size=(2, 3, 9))
     operands = integers(geometry, DTYPES[dtype], 1)
     expected = answer(geometry, *operands).to(DTYPES[dtype])
-    for tile in one_of_each(geometry, DTYPES[dtype], 0):
+    for tile in one_of_each(geometry, dtype, 0):
         with runtime.schedule(mode, 1):
             assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
 
@@ -157,7 +165,7 @@ def test_no_dense_dimension_and_offset_tensors() -> None:
     strided.copy_(x)
     turned = weight.permute(4, 0, 1, 2, 3).contiguous().permute(1, 2, 3, 4, 0)
     expected = answer(geometry, x, weight, None).to(x.dtype)
-    for tile in one_of_each(geometry, x.dtype, 5):
+    for tile in one_of_each(geometry, "bf16", 5):
         assert torch.equal(run(geometry, tile, strided, turned, None), expected), str(tile)
 
 
@@ -172,6 +180,49 @@ def test_fp32_is_as_exact_as_a_chain_of_fused_multiply_adds() -> None:
         errors[name] = float((got - exact).square().mean().sqrt())
     least = errors.pop("direct.i32")
     assert max(errors.values()) < least, errors
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("style", STYLES)
+def test_tf32_rounds_input_and_weight_to_nearest_and_nothing_else(
+    style: str, channels_last: bool
+) -> None:
+    # Two TF32 numbers are 2^-10 apart here; the matrix units themselves would cut 1 + 2^-11 + 2^-12 down to 1.
+    values = [1.0, 1 + 2**-10, 1 + 2**-11 + 2**-12, 1 + 2**-11 - 2**-13, -1 - 2**-11 - 2**-12]
+    rounded = [1.0, 1 + 2**-10, 1 + 2**-10, 1.0, -1 - 2**-10]
+    x = torch.tensor(values).reshape(1, 1, 1, 1, 5).expand(1, 4, 1, 1, 5).contiguous()
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.full((4, 1, 1, 1, 1), 1 + 2**-11 + 2**-12)
+    bias = torch.full((1,), 1 + 2**-12)
+    with plan.forced({"forward": f"matrix.{style}"}, tf32=True):
+        got = conv_transpose3d(x, weight, bias)
+    expected = torch.tensor(rounded) * 4 * (1 + 2**-10) + bias
+    assert torch.equal(got.flatten(), expected)
+
+
+@pytest.mark.parametrize("special", [float("inf"), float("-inf"), float("nan"), 3.4e38])
+def test_tf32_keeps_what_is_not_finite_and_what_is_large(special: float) -> None:
+    x, weight = torch.ones(1, 1, 1, 1, 3), torch.full((1, 1, 1, 1, 1), -0.5)
+    x[..., 1] = special
+    quiet = torch.tensor([0x7F800001], dtype=torch.int32).view(
+        torch.float32
+    )  # its last bit makes it a NaN
+    if special != special:
+        x[..., 1] = quiet
+    with plan.forced({"forward": "matrix"}, tf32=True):
+        got = conv_transpose3d(x, weight)
+    torch.testing.assert_close(got, -0.5 * x, rtol=2**-10, atol=0, equal_nan=True)
+
+
+def test_fp32_of_a_cpu_tensor_is_not_rounded_whatever_the_switches_say() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 16, 2, 3, 9), torch.randn(16, 16, 3, 3, 3)
+    results = []
+    for tf32 in (None, False, True):
+        with plan.forced({"forward": "matrix"}, tf32=tf32):
+            results.append(conv_transpose3d(x, weight))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -223,7 +274,7 @@ def test_every_tap_meets_the_input_at_its_shift(parameters: tuple[int, int, int,
 def test_a_shift_over_the_edge_of_a_row_meets_zeros(seed: int) -> None:
     draw = random.Random(seed)
     geometry = geometry_of(draw.choice(KINDS), seed)
-    work = MatrixWork(geometry, 2)
+    work = MatrixWork(geometry, MatrixUnits(2, SHARED_BYTES))
     width = work.axes[2]
     strip = draw.choice((width.count, min(width.count, -(-width.count // 16) * 8)))
     pitch = work.smallest_pitch(strip)
@@ -299,7 +350,7 @@ def test_fp64_and_gradients_have_no_plans_for_the_matrix_units(name: str) -> Non
 
 def test_a_variation_is_another_tile_of_the_style() -> None:
     geometry = geometry_of((2, 2, 0), 4)
-    wanted = units(torch.float16)
+    wanted = units("f16")
     tiles = TileChoice(geometry, wanted).by_style
     for style in STYLES:
         seen = set()
@@ -333,10 +384,13 @@ def test_a_gpu_runs_forward_on_the_matrix_units_and_the_emulator_does_not() -> N
 
 
 def test_fp32_runs_on_the_matrix_units_where_it_sums_many_channels() -> None:
-    for channels, kernel in ((16, "matrix"), (15, "tiled")):
+    for channels, tf32, kernel in (
+        *((16, False, "matrix"), (15, False, "tiled")),
+        *((16, True, "matrix"), (15, True, "matrix")),
+    ):
         layer = Geometry(2, channels, 32, 1, (32, 32, 32), (3, 3, 3), ONES, ONES, ZEROS, ONES)
-        chosen = plan.choose("forward", layer, True, 132, MatrixUnits(4, SHARED_BYTES))
-        assert chosen.kernel == kernel
+        wanted = MatrixUnits(4, SHARED_BYTES, tf32)
+        assert plan.choose("forward", layer, True, 132, wanted).kernel == kernel
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 7, 132])

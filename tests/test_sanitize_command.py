@@ -12,8 +12,6 @@ from fuzz.__main__ import main
 from fuzz.case import GPU_TOOLS, parse_case
 from fuzz.worker import preload
 
-CPU_DTYPES = ("f64", "f32", "f16", "bf16")
-
 
 @pytest.fixture(autouse=True)
 def on_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +21,7 @@ def on_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Path:
-    """A corpus: one case in two modes, one of native's, one that only a GPU has, one in a layout without sanitizers."""
+    """A corpus: one case in two modes, one of native's, one in TF32, one in a layout without sanitizers."""
     (tmp_path / "kept").mkdir()
     for text, file in (
         ("f32_i2_k2_int", "regressions"),
@@ -41,21 +39,21 @@ def test_the_corpus_is_written_in_every_mode_with_a_schedule_from_the_seed(
 ) -> None:
     folders = [tmp_path / name for name in ("a", "b", "c")]
     for folder, seed in zip(folders, (1, 1, 2)):
-        assert sanitize.write_corpus(kept, folder, ("asan", "tsan"), CPU_DTYPES, seed) == 6
+        assert sanitize.write_corpus(kept, folder, ("asan", "tsan"), seed) == 8
     entries = [corpus.load_all(folder) for folder in folders]
     assert entries[0] == entries[1] != entries[2]
     of_file = {
         file: [e for e in entries[0] if e.file == file] for file in ("native", "regressions")
     }
     assert [e.case.mode for e in of_file["native"]] == ["asan", "tsan"]
-    assert [e.case.mode for e in of_file["regressions"]] == ["asan", "asan", "tsan", "tsan"]
-    assert {e.case.dtype for e in entries[0]} == {"f32", "f16"}
+    assert [e.case.mode for e in of_file["regressions"]] == ["asan"] * 3 + ["tsan"] * 3
+    assert {e.case.dtype for e in entries[0]} == {"f32", "tf32", "f16"}
     assert of_file["regressions"][0].why == "Why f32_i2_k2_int."
     assert any(e.case.schedule for e in entries[0])
 
 
-def test_a_tool_of_a_gpu_has_no_schedule_and_takes_every_dtype(kept: Path, tmp_path: Path) -> None:
-    count = sanitize.write_corpus(kept, tmp_path / "gpu", GPU_TOOLS, (*CPU_DTYPES, "tf32"), 1)
+def test_a_tool_of_a_gpu_has_no_schedule(kept: Path, tmp_path: Path) -> None:
+    count = sanitize.write_corpus(kept, tmp_path / "gpu", GPU_TOOLS, 1)
     entries = corpus.load_all(tmp_path / "gpu")
     assert count == len(entries) == 3 * len(GPU_TOOLS)  # the hostile case is the fast one here
     assert all(entry.case.schedule == 0 for entry in entries)
@@ -116,6 +114,6 @@ def test_the_command_says_what_it_ran(
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert built == ["asan", "tsan"]
-    assert f"asan tsan on the emulator: 6 cases from the corpus, then {examples} random" in printed
-    assert f"cases      {6 + examples} in " in printed and "(6 from the corpus" in printed
-    assert f"exit 0: no failure of convt3d or the oracle in {6 + examples} cases" in printed
+    assert f"asan tsan on the emulator: 8 cases from the corpus, then {examples} random" in printed
+    assert f"cases      {8 + examples} in " in printed and "(8 from the corpus" in printed
+    assert f"exit 0: no failure of convt3d or the oracle in {8 + examples} cases" in printed

@@ -94,17 +94,13 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
     return ctypes.CDLL(str(directory / f"{name}.so"))
 
 
-def emulate(
-    family: str, params: ctypes.Structure, flags: tuple[int, ...], dtype: torch.dtype
-) -> str:
+def emulate(part: str, params: ctypes.Structure, flags: tuple[int, ...]) -> str:
     """Calls a part on the emulator. Returns what went wrong, or ""."""
     launch._say_once_that_this_is_the_emulator()
-    error = launch._entry(family, dtype, "host", 0)(ctypes.byref(params), *flags, None)
+    error = launch._entry(part, "host", 0)(ctypes.byref(params), *flags, None)
     return error.decode() if error else ""
 
 
-def refuse_to_emulate(
-    family: str, params: ctypes.Structure, flags: tuple[int, ...], dtype: torch.dtype
-) -> str:
+def refuse_to_emulate(part: str, params: ctypes.Structure, flags: tuple[int, ...]) -> str:
     """Says that this file has no emulator."""
     return "there is no kernel for CPU tensors in this file; move the tensors to a GPU"

@@ -111,7 +111,7 @@ __device__ inline void stage_weight_vectors(const MatrixParams& p, const WeightB
         for (int j = 0; j < kVector; ++j) {
           One one;
           if constexpr (sizeof(scalar_t) == 4) {
-            one.unit[0] = raw[b].unit[j];
+            one.unit[0] = factor_word<scalar_t>(raw[b].unit[j]);
           } else {
             one.unit[0] = static_cast<uint16_t>(
                 kVector == 1 ? raw[b].unit[0] : raw[b].unit[j / 2] >> (16 * (j % 2)));
@@ -148,7 +148,7 @@ __device__ inline Words<4> across(const Neighbours<scalar_t, kCount>* channels, 
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if constexpr (sizeof(scalar_t) == 4) {
-      words.word[i] = channels[i].unit[v];
+      words.word[i] = factor_word<scalar_t>(channels[i].unit[v]);
     } else {
       const uint32_t low = channels[2 * i].unit[v / 2], high = channels[2 * i + 1].unit[v / 2];
       words.word[i] = v % 2 == 0 ? (low & 0xffff) | high << 16 : low >> 16 | (high & 0xffff0000);
@@ -258,34 +258,59 @@ __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_
   }
 }
 
-// The same for channels_last_3d: a position's 16 bytes of a slab are as they lie in memory.
+// The same for channels_last_3d: a position's 16 bytes of a slab are as they lie in memory, so they are
+// copied asynchronously, but for what must be rounded.
 template <typename scalar_t>
 __device__ inline void load_plane_channels_last(const MatrixParams& p,
                                                 const PlaneLoad<scalar_t>& load,
                                                 const LoaderShare& share) {
   constexpr int kSlab = slab_channels<scalar_t>();
+  constexpr bool kRounds = std::is_same_v<scalar_t, tf32_t>;
+  constexpr int kBatch = kRounds ? 8 : 1;
   const unsigned size_h = unsigned(p.input_size[1]), size_w = unsigned(p.input_size[2]);
   const int stride_h = int(p.source.space[1]), stride_w = int(p.source.space[2]);
   int slab = share.first[0], in_row = share.first[1], row = share.first[2];
   signal_wait(load.empty, load.parity);
   while (row < load.rows) {
-    const int at = row * p.pitch + in_row - load.before;
-    const int h = load.h + row, w = load.w + in_row;
-    if (unsigned(at) < unsigned(p.positions)) {
-      const bool inside = load.inside && unsigned(h) < size_h && unsigned(w) < size_w &&
-                          slab * kSlab < load.channels;
-      async_copy<16>(load.slot + slab * p.at.slab + unit_of(at) * 16,
-                     inside ? load.from + slab * kSlab + (h * stride_h + w * stride_w) : load.from,
-                     inside);
+    Words<4> words[kBatch];
+    unsigned char* to[kBatch];  // null: nowhere
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int at = row * p.pitch + in_row - load.before;
+      const int h = load.h + row, w = load.w + in_row;
+      to[j] = nullptr;
+      if constexpr (kRounds) words[j] = Words<4>{};
+      if (row < load.rows && unsigned(at) < unsigned(p.positions)) {
+        const bool inside = load.inside && unsigned(h) < size_h && unsigned(w) < size_w &&
+                            slab * kSlab < load.channels;
+        const scalar_t* from =
+            inside ? load.from + slab * kSlab + (h * stride_h + w * stride_w) : load.from;
+        to[j] = load.slot + slab * p.at.slab + unit_of(at) * 16;
+        if constexpr (kRounds) {
+          if (inside) words[j] = *reinterpret_cast<const Words<4>*>(from);
+        } else {
+          async_copy<16>(to[j], from, inside);
+        }
+      }
+      slab += share.step[0];
+      in_row += share.step[1];
+      row += share.step[2];
+      if (slab >= p.chunk_slabs) slab -= p.chunk_slabs, ++in_row;
+      if (in_row >= p.pitch) in_row -= p.pitch, ++row;
     }
-    slab += share.step[0];
-    in_row += share.step[1];
-    row += share.step[2];
-    if (slab >= p.chunk_slabs) slab -= p.chunk_slabs, ++in_row;
-    if (in_row >= p.pitch) in_row -= p.pitch, ++row;
+    if constexpr (kRounds) {
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) words[j].word[i] = factor_word<scalar_t>(words[j].word[i]);
+        if (to[j] != nullptr) *reinterpret_cast<Words<4>*>(to[j]) = words[j];
+      }
+    }
   }
-  async_commit();
-  async_wait<0>();
+  if constexpr (!kRounds) {
+    async_commit();
+    async_wait<0>();
+  }
 }
 
 template <typename scalar_t>

@@ -47,14 +47,15 @@ __device__ inline void multiply_operands(float (&sum)[4], const Operand<kSplit>&
     const uint32_t low_rest = b.rest.word[2 * odd], high_rest = b.rest.word[2 * odd + 1];
     const Words<4> rests = {
         {a.finite_rest(0), a.finite_rest(1), a.finite_rest(2), a.finite_rest(3)}};
-    multiply_add<scalar_t>(product, rests, b.finite_rest(2 * odd), b.finite_rest(2 * odd + 1));
-    multiply_add<scalar_t>(product, a.rest, low, high);
-    multiply_add<scalar_t>(product, a.word, low_rest, high_rest);
-    multiply_add<scalar_t>(product, a.word, low, high);
+    multiply_add<typename Factor<scalar_t>::type>(product, rests, b.finite_rest(2 * odd),
+                                                  b.finite_rest(2 * odd + 1));
+    multiply_add<typename Factor<scalar_t>::type>(product, a.rest, low, high);
+    multiply_add<typename Factor<scalar_t>::type>(product, a.word, low_rest, high_rest);
+    multiply_add<typename Factor<scalar_t>::type>(product, a.word, low, high);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] += product[i];
   } else {
-    multiply_add<scalar_t>(sum, a.word, low, high);
+    multiply_add<typename Factor<scalar_t>::type>(sum, a.word, low, high);
   }
 }
 

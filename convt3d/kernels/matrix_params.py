@@ -80,6 +80,34 @@ __host__ __device__ constexpr int matrix_threads() {
   return kMultiplyingWarps * kWarpSize + loading_threads<W, kM>();
 }
 
+// fp32 whose operands are rounded to TF32 on their way to shared memory.
+struct tf32_t {
+  float value;
+};
+__device__ inline float to_acc(tf32_t number) { return number.value; }
+// What the matrix units multiply.
+template <typename scalar_t>
+struct Factor {
+  using type = scalar_t;
+};
+template <>
+struct Factor<tf32_t> {
+  using type = float;
+};
+// A word of input or weights -> that of a factor: the nearest TF32 number, or where that is infinite the
+// nearest but for it. A NaN stays one though the matrix units cut off its last bits.
+template <typename scalar_t>
+__device__ inline uint32_t factor_word(uint32_t word) {
+  if constexpr (std::is_same_v<scalar_t, tf32_t>) {
+    constexpr uint32_t kExponent = 0x7f800000, kTf32 = 0xffffe000;
+    const uint32_t rounded = (word + 0x1000) & kTf32;
+    if ((word & 0x7fffffff) > kExponent) return word | 0x00400000;
+    return (rounded & kExponent) == kExponent ? word & kTf32 : rounded;
+  } else {
+    return word;
+  }
+}
+
 // Channels of a 16-byte unit, and numbers of a 4-byte word.
 template <typename scalar_t>
 __host__ __device__ constexpr int slab_channels() {

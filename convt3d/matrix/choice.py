@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
 from convt3d.matrix.tile import MODES, MatrixTile
-from convt3d.matrix.work import WARP_COLUMNS, MatrixWork
+from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork
 
 # (flats, depths, sets): what the warps that multiply share among them.
 SHARES = ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 2, 4))
@@ -18,19 +18,6 @@ SHORTEST_STRIP = 32
 # What a multiprocessor does in a cycle, for estimates: multiply-adds of 16 bits; bytes brought to shared memory;
 # bytes written. Measured on an H200.
 PRODUCTS_A_CYCLE, LOADED_A_CYCLE, STORED_A_CYCLE = 1300.0, 24.0, 19.0
-
-
-@dataclass(frozen=True)
-class MatrixUnits:
-    """What a device and a dtype leave to the kernel for the matrix units.
-
-    Args:
-        element_bytes: of the dtype: 2, or 4 for fp32.
-        shared_bytes: that a block may have.
-    """
-
-    element_bytes: int
-    shared_bytes: int
 
 
 class TileChoice:
@@ -44,16 +31,15 @@ class TileChoice:
     def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
         self.units = units
         self._best: dict[int, MatrixTile | None] = {}
-        self.work = MatrixWork(geometry, units.element_bytes) if has_column_form(geometry) else None
+        self.work = MatrixWork(geometry, units) if has_column_form(geometry) else None
 
     @cached_property
     def tiles(self) -> list[MatrixTile]:
         """Those worth a thought; none where the kernel cannot run the call."""
         if self.work is None:
             return []
-        limit = self.units.shared_bytes
         found = dict.fromkeys(_tiles(self.work))
-        return [tile for tile in found if self.work.can_run(tile, limit)]
+        return [tile for tile in found if self.work.can_run(tile)]
 
     @cached_property
     def by_style(self) -> dict[str, list[MatrixTile]]:
@@ -70,7 +56,7 @@ class TileChoice:
 
     def can_run(self, tile: MatrixTile) -> bool:
         """Whether a tile, perhaps one made for another call, fits this one."""
-        return self.work is not None and self.work.can_run(tile, self.units.shared_bytes)
+        return self.work is not None and self.work.can_run(tile)
 
     def best(self, multiprocessors: int) -> MatrixTile | None:
         """The tile that is expected to be fastest.
@@ -182,7 +168,7 @@ def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     block_columns = tile.flats * WARP_COLUMNS * tile.depths
     k = count * tile.chunk_slabs * 16 // element_bytes
     products = block_columns * 16 * tile.channel_tiles * k * geometry.taps / tile.parts
-    rate = PRODUCTS_A_CYCLE * 2 / element_bytes / (3.5 if element_bytes == 4 else 1)
+    rate = PRODUCTS_A_CYCLE * 2 / element_bytes / (3.5 if work.units.splits else 1)
     if not tile.pattern:
         rate *= 0.6
     planes = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from convt3d.geometry import Geometry
 from convt3d.matrix.choice import blocks_per_tile
 from convt3d.matrix.tile import MatrixTile
-from convt3d.matrix.work import LARGEST_PLANE, MatrixWork, PhaseOfAxes
+from convt3d.matrix.work import LARGEST_PLANE, MatrixUnits, MatrixWork, PhaseOfAxes
 from convt3d.params import MatrixParams, MatrixShared, PhaseTaps, make_strides
 
 # As in kernels/matrix_params.py.
@@ -19,6 +19,7 @@ RUN_ALONG_W, RUN_OF_TAPS, RUN_OF_CHANNELS = range(3)
 def matrix_params(
     geometry: Geometry,
     tile: MatrixTile,
+    units: MatrixUnits,
     source: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -29,7 +30,7 @@ def matrix_params(
     template = _template(
         geometry,
         tile,
-        source.element_size(),
+        units,
         multiprocessors,
         (source.stride(), _alignment(source)),
         (weight.stride(), _alignment(weight)),
@@ -65,14 +66,14 @@ def _alignment(tensor: Tensor) -> int:
 def _template(
     geometry: Geometry,
     tile: MatrixTile,
-    element_bytes: int,
+    units: MatrixUnits,
     multiprocessors: int,
     source: tuple[tuple[int, ...], int],
     weight: tuple[tuple[int, ...], int],
     destination: tuple[tuple[int, ...], int],
 ) -> bytes:
     """Returns the struct without its pointers; of a tensor there are strides and alignment."""
-    work = MatrixWork(geometry, element_bytes)
+    work = MatrixWork(geometry, units)
     params = MatrixParams(
         batch=geometry.batch,
         groups=geometry.groups,
@@ -107,7 +108,9 @@ def _template(
         params.taps[2][0] = PhaseTaps(tile.pattern[1], 0, 1, 0, 0)
     _set_phases(params, work.phases(tile))
     params.weight_run, params.weight_vector = _weight_vector(work, tile, *weight)
-    params.load_channels_last, params.load_vector = _load_vector(geometry, element_bytes, *source)
+    params.load_channels_last, params.load_vector = _load_vector(
+        geometry, units.element_bytes, *source
+    )
     params.store_channels_last, params.store_vector = _store_vector(work, tile, *destination)
     return bytes(params)
 

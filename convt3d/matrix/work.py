@@ -43,12 +43,32 @@ class Layout:
     all: int
 
 
+@dataclass(frozen=True)
+class MatrixUnits:
+    """What a device and a dtype leave to the kernel for the matrix units.
+
+    Args:
+        element_bytes: of the dtype: 2, or 4 for fp32.
+        shared_bytes: that a block may have.
+        tf32: whether factors are rounded to TF32; else an fp32 one is multiplied in two parts.
+    """
+
+    element_bytes: int
+    shared_bytes: int
+    tf32: bool = False
+
+    @property
+    def splits(self) -> bool:
+        """Whether factors come in two parts."""
+        return self.element_bytes == 4 and not self.tf32
+
+
 class MatrixWork:
     """A call, as far as it matters to a tile.
 
     Args:
         geometry: of the call; `has_column_form` must hold.
-        element_bytes: of the dtype.
+        units: where it runs.
 
     Attributes:
         axes: D, H and W.
@@ -57,11 +77,11 @@ class MatrixWork:
         channel_tiles: of 16 channels, that a group's destination channels fill.
     """
 
-    def __init__(self, geometry: Geometry, element_bytes: int) -> None:
-        self.geometry = geometry
-        self.element_bytes = element_bytes
+    def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
+        self.geometry, self.units = geometry, units
+        self.element_bytes = element_bytes = units.element_bytes
         self.axes = [AxisColumns(geometry.axis(index)) for index in range(3)]
-        split = element_bytes == 4
+        split = units.splits
         pattern = pattern_of(geometry.axis(2))
         has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT[pattern[0]])
         self.pattern: Pattern | None = pattern if has_kernel else None
@@ -221,13 +241,8 @@ class MatrixWork:
             *(block, block + BLOCK_WORK_BYTES),
         )
 
-    def can_run(self, tile: MatrixTile, most_shared_bytes: int) -> bool:
-        """Whether a tile, perhaps one made for another call, fits this one.
-
-        Args:
-            tile: any.
-            most_shared_bytes: that a block may have.
-        """
+    def can_run(self, tile: MatrixTile) -> bool:
+        """Whether a tile, perhaps one made for another call, fits this one."""
         if tile.pattern not in (None, self.pattern):
             return False
         least = min(
@@ -253,4 +268,4 @@ class MatrixWork:
             return False
         if tile.slots < self.least_slots(tile):
             return False
-        return self.layout(tile).all <= most_shared_bytes
+        return self.layout(tile).all <= self.units.shared_bytes

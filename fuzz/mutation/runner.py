@@ -11,7 +11,7 @@ from fuzz.case import Case
 from fuzz.mutation import schemata
 from fuzz.mutation.mutant import KernelMutant, Mutant, PythonMutant, Result
 from fuzz.mutation.server import MutationError, Options, Task, draw_cases, parts_of, serve
-from fuzz.shard import device_dtypes
+from fuzz.number import DTYPES
 from fuzz.worker import pin_threads
 
 
@@ -73,7 +73,7 @@ class Run:
 
     def _compile(self, mutants: Sequence[Mutant]) -> tuple[list[Task], list[schemata.Layer]]:
         """Mutants as the server takes them, in layers that compile."""
-        parts = parts_of(self.options.dtypes or device_dtypes("emulator"))
+        parts = parts_of(self.options.dtypes or DTYPES)
         tasks = [Task(mutant) for mutant in mutants if isinstance(mutant, PythonMutant)]
         kernels = {mutant.name: mutant for mutant in mutants if isinstance(mutant, KernelMutant)}
         layers: list[schemata.Layer] = []

@@ -212,17 +212,17 @@ def _count_elements() -> Iterator[None]:
 # ---- streams and devices --------------------------------------------------------------------------
 
 
-def _call(family: str, params: ctypes.Structure, flags: Any, tensor: Tensor, stream: int) -> None:
-    entry = launch._entry(family, tensor.dtype, "cuda", tensor.device.index)
+def _call(part: str, params: ctypes.Structure, flags: Any, tensor: Tensor, stream: int) -> None:
+    entry = launch._entry(part, "cuda", tensor.device.index)
     if error := entry(ctypes.byref(params), *flags, stream):
         raise RuntimeError(error.decode())
 
 
 @contextmanager
 def _default_stream() -> Iterator[None]:
-    def wrong(family: str, params: Any, flags: Any, tensor: Tensor, what: str) -> None:
+    def wrong(part: str, params: Any, flags: Any, tensor: Tensor, what: str) -> None:
         with torch.cuda.device(tensor.device):
-            _call(family, params, flags, tensor, 0)
+            _call(part, params, flags, tensor, 0)
 
     launch._launch = wrong
     yield
@@ -230,8 +230,8 @@ def _default_stream() -> Iterator[None]:
 
 @contextmanager
 def _current_device() -> Iterator[None]:
-    def wrong(family: str, params: Any, flags: Any, tensor: Tensor, what: str) -> None:
-        _call(family, params, flags, tensor, torch.cuda.current_stream().cuda_stream)
+    def wrong(part: str, params: Any, flags: Any, tensor: Tensor, what: str) -> None:
+        _call(part, params, flags, tensor, torch.cuda.current_stream().cuda_stream)
 
     launch._launch = wrong
     yield
