@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,18 @@ def tsan(scratch: Path) -> Kernels:
     from tests.emulator_kernels import compile_kernels
 
     return compile_kernels(scratch, sanitizer="tsan")
+
+
+@pytest.fixture(autouse=True)
+def strict_fp32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On a GPU fp32 is fp32, for native and for us: a test that wants TF32 says so."""
+    if GPU_TESTS not in request.path.parents:
+        yield
+        return
+    import torch
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 @pytest.fixture

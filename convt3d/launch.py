@@ -116,7 +116,7 @@ def gather(
     Raises:
         RuntimeError: a build or a launch failed.
     """
-    for_matrix = primitive == "forward" and _is_for_matrix_units(source, destination)
+    for_matrix = primitive == "forward" and _may_use_matrix_units(source, destination)
     chosen = plan.choose(
         primitive,
         geometry,
@@ -155,7 +155,7 @@ def gather(
     return chosen
 
 
-def _is_for_matrix_units(source: Tensor, destination: Tensor) -> bool:
+def _may_use_matrix_units(source: Tensor, destination: Tensor) -> bool:
     return source.dtype != torch.float64 and planes_fit(source, destination)
 
 

@@ -122,7 +122,7 @@ def test_right_subjects_give_exit_0_and_an_account_of_what_ran(run: Run) -> None
     for line in (
         r"^cpu +\S", r"^python +3\.", r"^numpy +\d", r"^hypothesis +\d", r"^compiler +\S",
         r"^device +emulator$", r"^subjects .* tests\.fake_subjects$", r"^profile .*40 examples",
-        r"^seed +7, 2 shards$", r"^dtypes +f64 f32 f16 bf16$",
+        r"^seed +7, 2 shards$", r"^dtypes +f64 f32 tf32 f16 bf16$",
         r"^cases +41 in .* cases/s \(1 from the corpus, 0 while shrinking\)$",
         r"^  dtype .*f32 \d+", r"^  lane .*int \d+", r"^  mode .*hostile \d+",
         r"^  draws .*discarded 0\.\d+%$", r"^  bound .*convt3d: +output +grad_input +",

@@ -388,7 +388,8 @@ __device__ inline void store_images(const LineParams& p, const LineImage& image,
 // Order of summation: taps along D and H, source channels, taps along W; bias last. Padding enters as
 //   zeros.
 template <typename scalar_t, typename W>
-__global__ void __launch_bounds__(kLineThreads, 3) lines_kernel(const LineParams p) {
+__global__ void __launch_bounds__(kLineThreads, sizeof(scalar_t) == 8 ? 2 : 3)
+    lines_kernel(const LineParams p) {
   using acc_t = typename Accumulator<scalar_t>::type;
   unsigned char* shared = static_cast<unsigned char*>(shared_memory());
   acc_t* weights = reinterpret_cast<acc_t*>(shared);
