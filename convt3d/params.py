@@ -140,7 +140,8 @@ class MatrixParams(Params):
         *((name, ctypes.c_int32 * 3) for name in ("columns", "low", "span")),
         *((name, ctypes.c_int32) for name in ("pitch", "strip")),
         ("places", ctypes.c_int32 * 3),
-        *((name, ctypes.c_int32) for name in ("flats", "depths", "sets", "steps", "positions")),
+        *((name, ctypes.c_int32) for name in ("crews", "flats", "depths", "sets")),
+        *((name, ctypes.c_int32) for name in ("steps", "positions")),
         *(
             (name, ctypes.c_int32)
             for name in ("chunk_slabs", "chunks", "slots", "holds", "streams_weights")

@@ -102,7 +102,14 @@ def one_of_each(geometry: Geometry, dtype: str, seed: int) -> list[MatrixTile]:
     """For every style, channel tiles and share of the warps that a layer has, one tile."""
     found: dict[tuple[object, ...], list[MatrixTile]] = {}
     for tile in TileChoice(geometry, units(dtype)).tiles:
-        kind = (tile.style, tile.channel_tiles, tile.depths > 1, tile.sets > 1, tile.parts > 1)
+        kind = (
+            tile.style,
+            tile.channel_tiles,
+            tile.crews > 1,
+            tile.depths > 1,
+            tile.sets > 1,
+            tile.parts > 1,
+        )
         found.setdefault(kind, []).append(tile)
     draw = random.Random(seed)
     return [draw.choice(tiles) for tiles in found.values()]

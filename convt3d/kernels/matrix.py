@@ -76,7 +76,7 @@ __device__ inline PhaseWork phase_work(const MatrixParams& p, int number) {
 // ---- the warps that load --------------------------------------------------------------------------
 
 // Loads what the others need in the order in which they need it.
-template <typename scalar_t, int kM>
+template <typename scalar_t, int kM, bool kFew>
 __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int places, int thread,
                                    int threads) {
   const BlockWork work = kept_work(p);
@@ -100,7 +100,7 @@ __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int 
     plane.slot = slots + slot * p.at.slot;
     plane.empty = ring.empty + slot;
     plane.parity = parity;
-    load_any_plane<scalar_t>(p, plane, share, thread);
+    load_any_plane<scalar_t, kFew>(p, plane, share, thread);
   };
   const auto finish = [&] {  // the slot
     signal_arrive(ring.full + slot);
@@ -128,8 +128,8 @@ __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int 
           for (int chunk = 0; chunk < p.chunks; ++chunk) {
             load(place, place.d + step + p.low[0] + taps_d.base + j * taps_d.shift, chunk);
             if (p.streams_weights)
-              stage_weights<scalar_t, kM>(
-                  p,
+              stage_weights<scalar_t>(
+                  p, p.crews * kM,
                   {{{taps_d.first + j * taps_d.step, 1, 1}, taps_of(taps_h), taps_of(taps_w)},
                    chunk * p.chunk_slabs,
                    p.chunk_slabs},
@@ -143,17 +143,18 @@ __device__ inline void load_planes(const MatrixParams& p, const Ring& ring, int 
 
 // ---- the kernel -----------------------------------------------------------------------------------
 
-// Block: kM * 16 channels of one group and a part of the phases; it takes every blocks_per_tile-th place
+// Block: crews * kM * 16 channels of one group and a part of the phases; it takes every blocks_per_tile-th place
 //   and marches along D.
-// Warps 0 to 7 multiply: (set, depth, flat), flat fastest, has 64 columns of the flat plane at one depth
-//   and computes the phases of its set. The others load planes into slots.
+// The first 8 or 12 warps multiply: (crew, set, depth, flat), flat fastest, has 64 columns of the flat plane at one
+//   depth and computes the phases of its set for the channels of its crew. The others load planes into slots.
 // Grid: blocks_per_tile fastest, then parts, channel tiles, groups. Shared memory: MatrixShared.
-// Must hold: coordinates and offsets in a plane fit 31 bits; flats * depths * sets = 8; without `holds`,
-//   depths = sets = 1.
+// Must hold: coordinates and offsets in a plane fit 31 bits; crews * flats * depths * sets is their number; without
+//   `holds`, depths = sets = 1.
 // Order of summation: taps along D, chunks, taps along H, steps of K, taps along W; bias last.
 template <typename scalar_t, typename W, bool kSplit, int kM>
-__global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
+__global__ void __launch_bounds__((matrix_threads<W, kSplit, kM>()), 1)
     gather_matrix_kernel(const MatrixParams p) {
+  constexpr int kMultiplyingWarps = multiplying_warps<W, kSplit, kM>();
   unsigned char* shared = static_cast<unsigned char*>(shared_memory());
   const int warp = warp_index(), lane = thread_index() % kWarpSize;
   const int chunks = p.chunks, slots = p.slots;
@@ -178,21 +179,23 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
   const int first_phase = p.phases_before[work.part * p.sets];
   if (thread_index() < p.phases_before[(work.part + 1) * p.sets] - first_phase)
     phases[thread_index()] = phase_work<W>(p, first_phase + thread_index());
-  keep_bias<scalar_t, kM>(p, work);
+  keep_bias<scalar_t, kM>(p, work, matrix_threads<W, kSplit, kM>());
   barrier();
   if (warp >= kMultiplyingWarps) {
-    load_planes<scalar_t, kM>(p, ring, places, thread_index() - kMultiplyingWarps * kWarpSize,
-                              loading_threads<W, kM>());
+    load_planes<scalar_t, kM, (kMultiplyingWarps > 8)>(
+        p, ring, places, thread_index() - kMultiplyingWarps * kWarpSize, loading_threads<W, kM>());
     return;
   }
   if (!p.streams_weights) {  // by the warps that need them, while the others load the first planes
-    stage_weights<scalar_t, kM>(p, part_weights(p, work.part), work.group, work.first_channel,
-                                shared, thread_index(), kMultiplyingWarps * kWarpSize);
+    stage_weights<scalar_t>(p, p.crews * kM, part_weights(p, work.part), work.group,
+                            work.first_channel, shared, thread_index(),
+                            kMultiplyingWarps * kWarpSize);
     signal_arrive(ring.weights);
     signal_wait(ring.weights, 0);
   }
 
   const int flat = warp % p.flats;
+  const unsigned char* fragments = shared + crew_of(p, warp) * (kM * 512) + lane * 16;
   const int matrix = lane / 8;  // of load_matrices: the slab, then the next position
   // Runs are whole, so the units left out before one of them are known.
   const unsigned char* positions =
@@ -220,7 +223,7 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
 
   KeptPlace& kept = kept_place(p, staging);
   for (int index = kept_work(p).first_place; index < places;) {
-    keep_place<scalar_t, W>(p, kept_work(p), index, staging, lane);
+    keep_place<scalar_t, W, kM>(p, kept_work(p), index, staging, lane);
     for (int d = kept.first_depth; d < kept.last_depth; d += p.depths) {
       for (int number = kept.first_phase; number < kept.last_phase; ++number) {
         const PhaseWork& phase = phases[number];
@@ -251,11 +254,13 @@ __global__ void __launch_bounds__((matrix_threads<W, kM>()), 1)
               walk.next_row = phase.next_row;
               walk.next_step = 2 * p.at.slab;
               walk.tap = p.at.tap;
+              walk.next_fragments = p.crews * (kM * 512);
               walk.fragments =
-                  shared + lane * 16 + phase.weights +
-                  (p.streams_weights ? p.at.slots + slot * p.at.slot + p.at.slot_weights
-                                     : j * phase.next_tap + chunk * walk.steps * (kM * 512));
-              walk.fragments_row = phase.next_weights - walk.steps * (kM * 512);
+                  fragments + phase.weights +
+                  (p.streams_weights
+                       ? p.at.slots + slot * p.at.slot + p.at.slot_weights
+                       : j * phase.next_tap + chunk * walk.steps * walk.next_fragments);
+              walk.fragments_row = phase.next_weights - walk.steps * walk.next_fragments;
               multiply_item<scalar_t, W, kSplit, kM>(sum, walk, phase);
             }
             if (!p.holds) advance(1);
@@ -278,13 +283,14 @@ template <typename scalar_t, typename W, bool kSplit, int kM>
 const char* launch_matrix(const MatrixParams& p, void* stream) {
   if (W::kFixed && (W::kStride != p.stride[2] || W::kTaps != p.kernel_size[2]))
     return "this kernel is for other parameters along W";
-  if (p.flats * p.depths * p.sets != kMultiplyingWarps)
-    return "flats * depths * sets must be the number of warps that multiply";
+  if (p.crews * p.flats * p.depths * p.sets != multiplying_warps<W, kSplit, kM>())
+    return "crews * flats * depths * sets must be the number of warps that multiply";
   if (!p.holds && p.depths * p.sets != 1) return "without holds, depths and sets must be 1";
-  const int64_t channel_tiles = (p.destination_channels + kM * 16 - 1) / (kM * 16);
+  const int channels = p.crews * kM * 16;
+  const int64_t channel_tiles = (p.destination_channels + channels - 1) / channels;
   return launch(gather_matrix_kernel<scalar_t, W, kSplit, kM>,
-                p.blocks_per_tile * p.parts * channel_tiles * p.groups, matrix_threads<W, kM>(),
-                p.at.all, stream, p);
+                p.blocks_per_tile * p.parts * channel_tiles * p.groups,
+                matrix_threads<W, kSplit, kM>(), p.at.all, stream, p);
 }
 
 // kMost: channel tiles that there are kernels for.

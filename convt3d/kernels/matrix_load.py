@@ -16,25 +16,25 @@ struct WeightBlock {
 };
 
 // Where a thread's vectors of kVector neighbours in memory come from and go to; the same for every source
-// channel. Their elements are neighbours along the destination channels, or along the taps: then of a row
+// channel. There are two, of channel c and of c + 8, for these are neighbours as fragments. Their elements are neighbours along the destination channels, or along the taps: then of a row
 // along W, or of all taps of all channels, one after the other.
-template <typename scalar_t, int kM, int kVector>
+template <typename scalar_t, int kVector>
 struct WeightVector {
   int64_t from;     // of the first element, from the first channel's first tap
-  bool inside;      // whether it is a channel's of the group
+  bool inside[2];   // whether they are channels' of the group
   int to[kVector];  // bytes from the place of the source channel
 };
-template <typename scalar_t, int kM, int kVector>
-__device__ inline WeightVector<scalar_t, kM, kVector> weight_vector(const MatrixParams& p,
-                                                                    const WeightBlock& block,
-                                                                    int channels, int index) {
+template <typename scalar_t, int kVector>
+__device__ inline WeightVector<scalar_t, kVector> weight_vector(const MatrixParams& p, int tiles,
+                                                                const WeightBlock& block,
+                                                                int channels, int index) {
   const int run = p.weight_run;
   const int taps_d = block.axis[0].count, taps_h = block.axis[1].count;
   const int taps_w = block.axis[2].count;
   int tap[3], c;
   if (run == kRunOfChannels) {
-    c = index % (kM * 16 / kVector) * kVector;
-    index /= kM * 16 / kVector;
+    c = index % (tiles * 8 / kVector) * kVector;
+    index /= tiles * 8 / kVector;
   } else {
     index *= kVector;
   }
@@ -44,17 +44,18 @@ __device__ inline WeightVector<scalar_t, kM, kVector> weight_vector(const Matrix
   index /= taps_h;
   tap[0] = index % taps_d;
   if (run != kRunOfChannels) c = index / taps_d;
-  WeightVector<scalar_t, kM, kVector> vector;
-  vector.inside = c < channels;
+  c = c / 8 * 16 + c % 8;  // no vector crosses a multiple of 8
+  WeightVector<scalar_t, kVector> vector;
+  vector.inside[0] = c < channels;
+  vector.inside[1] = c + 8 < channels;
   vector.from = c * p.weight_destination;
 #pragma unroll
   for (int i = 0; i < 3; ++i)
     vector.from += (block.axis[i].first + tap[i] * block.axis[i].step) * p.weight_tap[i];
 #pragma unroll
   for (int j = 0; j < kVector; ++j) {
-    const int lane = c % 8 * 4, half = c % 16 / 8;
-    vector.to[j] = ((tap[0] * taps_h + tap[1]) * taps_w + tap[2]) * p.at.tap + c / 16 * 512 +
-                   lane * 16 + half * 4;
+    vector.to[j] =
+        ((tap[0] * taps_h + tap[1]) * taps_w + tap[2]) * p.at.tap + c / 16 * 512 + c % 8 * 64;
     if (run == kRunOfChannels) {
       ++c;
     } else if (++tap[2] == taps_w) {
@@ -68,74 +69,85 @@ __device__ inline WeightVector<scalar_t, kM, kVector> weight_vector(const Matrix
   return vector;
 }
 
-// Stages the weights of kM * 16 destination channels from `first_channel` on as fragments:
-// [tap][step of K][m][lane][4 words]. What lies outside is zero.
-template <typename scalar_t, int kM, int kVector>
-__device__ inline void stage_weight_vectors(const MatrixParams& p, const WeightBlock& block,
-                                            int group, int first_channel, unsigned char* to,
-                                            int thread, int threads) {
+// The v-th neighbours of one channel, or of two, as a word.
+template <typename scalar_t, int kCount>
+__device__ inline uint32_t channels_word(const Neighbours<scalar_t, kCount>* channels, int v) {
+  if constexpr (sizeof(scalar_t) == 4) {
+    return factor_word<scalar_t>(channels[0].unit[v]);
+  } else {
+    const uint32_t low = channels[0].unit[v / 2], high = channels[1].unit[v / 2];
+    return v % 2 == 0 ? (low & 0xffff) | high << 16 : low >> 16 | (high & 0xffff0000);
+  }
+}
+
+// Stages the weights of `tiles` * 16 destination channels from `first_channel` on as fragments:
+// [tap][step of K][tile][lane][slab of the step][half of the tile]. What lies outside is zero. A thread
+// loads the source channels of a word, for both halves.
+template <typename scalar_t, int kVector>
+__device__ inline void stage_weight_vectors(const MatrixParams& p, int tiles,
+                                            const WeightBlock& block, int group, int first_channel,
+                                            unsigned char* to, int thread, int threads) {
   using Vector = Neighbours<scalar_t, kVector>;
-  using One = Neighbours<scalar_t, 1>;
-  constexpr int kBatch = kVector * int(sizeof(scalar_t)) == 16 ? 4 : 8;  // loads under way at once
-  const int vectors = block.axis[0].count * block.axis[1].count * block.axis[2].count * kM * 16 /
-                      kVector;  // of a source channel
+  constexpr int kNumbers = word_numbers<scalar_t>(), kSlab = slab_channels<scalar_t>();
+  constexpr int kVectorBytes = kVector * int(sizeof(scalar_t));
+  constexpr int kBatch = kVectorBytes * kNumbers == 32 ? 2 : 4;  // words whose loads are under way
+  const int vectors = block.axis[0].count * block.axis[1].count * block.axis[2].count * tiles * 8 /
+                      kVector;  // of a source channel, and a half
   if (vectors == 0) return;     // no tap reaches the phases of this part
-  const int at_once = vectors < threads ? threads / vectors : 1;  // source channels
-  const int first = block.first_slab * slab_channels<scalar_t>();
-  const int source_channels = block.slabs * slab_channels<scalar_t>();
+  const int at_once = vectors < threads ? threads / vectors : 1;  // words of source channels
+  const int first = block.first_slab * kSlab, words = block.slabs * 4;
   const scalar_t* weight = static_cast<const scalar_t*>(p.weight_data) + group * p.weight_group +
                            first_channel * p.weight_destination + first * p.weight_source;
   const int left = p.source_channels - first, channels = p.destination_channels - first_channel;
-  const int my_channel = vectors < threads ? thread / vectors : 0;
-  if (my_channel >= at_once) return;
-  for (int index = thread - my_channel * vectors; index < vectors; index += threads) {
-    const auto vector = weight_vector<scalar_t, kM, kVector>(p, block, channels, index);
-    const scalar_t* from = weight + vector.from + my_channel * p.weight_source;
-    for (int k = my_channel; k < source_channels; k += kBatch * at_once) {
-      Vector raw[kBatch];
+  const int my_word = vectors < threads ? thread / vectors : 0;
+  if (my_word >= at_once) return;
+  for (int index = thread - my_word * vectors; index < vectors; index += threads) {
+    const auto vector = weight_vector<scalar_t, kVector>(p, tiles, block, channels, index);
+    const scalar_t* from = weight + vector.from;
+    for (int k = my_word; k < words; k += kBatch * at_once) {
+      Vector raw[kBatch][2][kNumbers];
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const bool inside = vector.inside && k + b * at_once < left;
-        raw[b] = inside ? *reinterpret_cast<const Vector*>(from) : Vector{};
-        from += at_once * p.weight_source;
-      }
+      for (int b = 0; b < kBatch; ++b)
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        const int c = k + b * at_once;
-        if (c >= source_channels) break;
-        // Word t of slab s is word t + 4 * (s % 2) of step s / 2.
-        const int word = c / word_numbers<scalar_t>(), number = c % word_numbers<scalar_t>();
-        unsigned char* at = to + word / 8 * (kM * 512) + word % 4 * 16 + word / 4 % 2 * 8 +
-                            number * int(sizeof(scalar_t));
+        for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int j = 0; j < kVector; ++j) {
-          One one;
-          if constexpr (sizeof(scalar_t) == 4) {
-            one.unit[0] = factor_word<scalar_t>(raw[b].unit[j]);
-          } else {
-            one.unit[0] = static_cast<uint16_t>(
-                kVector == 1 ? raw[b].unit[0] : raw[b].unit[j / 2] >> (16 * (j % 2)));
+          for (int i = 0; i < kNumbers; ++i) {
+            const int word = k + b * at_once, c = word * kNumbers + i;
+            const bool inside = vector.inside[half] && word < words && c < left;
+            const scalar_t* at = from + half * (8 * p.weight_destination) + c * p.weight_source;
+            raw[b][half][i] = inside ? *reinterpret_cast<const Vector*>(at) : Vector{};
           }
-          *reinterpret_cast<One*>(at + vector.to[j]) = one;
-        }
+#pragma unroll
+      for (int b = 0; b < kBatch; ++b) {
+        const int word = k + b * at_once;
+        if (word >= words) break;
+        unsigned char* at = to + word / 8 * (tiles * 512) + word / 4 % 2 * 8 + word % 4 * 16;
+#pragma unroll
+        for (int j = 0; j < kVector; ++j)
+          *reinterpret_cast<Words<2>*>(at + vector.to[j]) = {
+              {channels_word<scalar_t, kVector>(raw[b][0], j),
+               channels_word<scalar_t, kVector>(raw[b][1], j)}};
       }
     }
   }
 }
 
-template <typename scalar_t, int kM>
-__device__ inline void stage_weights(const MatrixParams& p, const WeightBlock& block, int group,
-                                     int first_channel, unsigned char* to, int thread,
+template <typename scalar_t>
+__device__ inline void stage_weights(const MatrixParams& p, int tiles, const WeightBlock& block,
+                                     int group, int first_channel, unsigned char* to, int thread,
                                      int threads) {
+  const auto stage = [&](auto vector) {
+    stage_weight_vectors<scalar_t, decltype(vector)::value>(p, tiles, block, group, first_channel,
+                                                            to, thread, threads);
+  };
   if (p.weight_vector == 8) {
-    if constexpr (sizeof(scalar_t) == 2)
-      stage_weight_vectors<scalar_t, kM, 8>(p, block, group, first_channel, to, thread, threads);
+    if constexpr (sizeof(scalar_t) == 2) stage(std::integral_constant<int, 8>{});
   } else if (p.weight_vector == 4) {
-    stage_weight_vectors<scalar_t, kM, 4>(p, block, group, first_channel, to, thread, threads);
+    stage(std::integral_constant<int, 4>{});
   } else if (p.weight_vector == 2) {
-    stage_weight_vectors<scalar_t, kM, 2>(p, block, group, first_channel, to, thread, threads);
+    stage(std::integral_constant<int, 2>{});
   } else {
-    stage_weight_vectors<scalar_t, kM, 1>(p, block, group, first_channel, to, thread, threads);
+    stage(std::integral_constant<int, 1>{});
   }
 }
 
@@ -146,14 +158,8 @@ template <typename scalar_t, int kCount>
 __device__ inline Words<4> across(const Neighbours<scalar_t, kCount>* channels, int v) {
   Words<4> words;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if constexpr (sizeof(scalar_t) == 4) {
-      words.word[i] = factor_word<scalar_t>(channels[i].unit[v]);
-    } else {
-      const uint32_t low = channels[2 * i].unit[v / 2], high = channels[2 * i + 1].unit[v / 2];
-      words.word[i] = v % 2 == 0 ? (low & 0xffff) | high << 16 : low >> 16 | (high & 0xffff0000);
-    }
-  }
+  for (int i = 0; i < 4; ++i)
+    words.word[i] = channels_word<scalar_t, kCount>(channels + i * word_numbers<scalar_t>(), v);
   return words;
 }
 
@@ -196,11 +202,11 @@ struct PlaneLoad {
 };
 
 // Loads kVector neighbours along W of all channels of a slab at once and stores them channels first.
-// The first loads are under way before the slot is free.
-template <typename scalar_t, int kVector>
+// The first loads are under way before the slot is free. kFew: registers are short.
+template <typename scalar_t, int kVector, bool kFew>
 __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_t>& load,
                                   const LoaderShare& share, int thread) {
-  constexpr int kSlab = slab_channels<scalar_t>(), kBatch = kVector == 4 ? 3 : 5;
+  constexpr int kSlab = slab_channels<scalar_t>(), kBatch = (kVector == 4 ? 3 : 5) - int(kFew);
   using Vector = Neighbours<scalar_t, kVector>;
   const int positions = p.positions, pitch = p.pitch, slabs = p.chunk_slabs;
   const unsigned size_h = unsigned(p.input_size[1]), size_w = unsigned(p.input_size[2]);
@@ -313,17 +319,17 @@ __device__ inline void load_plane_channels_last(const MatrixParams& p,
   }
 }
 
-template <typename scalar_t>
+template <typename scalar_t, bool kFew>
 __device__ inline void load_any_plane(const MatrixParams& p, const PlaneLoad<scalar_t>& load,
                                       const LoaderShare& share, int thread) {
   if (p.load_channels_last)
     load_plane_channels_last<scalar_t>(p, load, share);
   else if (p.load_vector == 4)
-    load_plane<scalar_t, 4>(p, load, share, thread);
+    load_plane<scalar_t, 4, kFew>(p, load, share, thread);
   else if (p.load_vector == 2)
-    load_plane<scalar_t, 2>(p, load, share, thread);
+    load_plane<scalar_t, 2, kFew>(p, load, share, thread);
   else
-    load_plane<scalar_t, 1>(p, load, share, thread);
+    load_plane<scalar_t, 1, kFew>(p, load, share, thread);
 }
 
 }  // namespace convt3d

@@ -65,8 +65,8 @@ struct ItemWalk {
   const unsigned char* fragments;  // weights
   int position;                    // shift of the first row, with this lane's part of a pair
   int rows, steps;
-  int next_row;                       // positions
-  int next_step, fragments_row, tap;  // bytes
+  int next_row;                                       // positions
+  int next_step, next_fragments, fragments_row, tap;  // bytes
 };
 
 // Pairs of neighbouring columns that a run meets.
@@ -87,7 +87,8 @@ __host__ __device__ constexpr int last_use(int pair) {
 // Whether the columns of the next step fit the registers beside the sums, and weights of two taps.
 template <typename W, int kM>
 __host__ __device__ constexpr bool prefetches() {
-  return 4 * kM * W::kStride * kRun + 5 * column_pairs<W>() + 8 * kM <= 146;
+  const int registers = multiplying_warps<W, false, kM>() > 8 ? 106 : 146;
+  return 4 * kM * W::kStride * kRun + 5 * column_pairs<W>() + 8 * kM <= registers;
 }
 
 // sum += weights times positions, for all taps along H of a chunk of a plane and every phase and tap
@@ -110,7 +111,7 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
   int step = 0;
   const auto advance = [&] {  // to the next step, at the end of a row to the next row
     walk.from += walk.next_step;
-    walk.fragments += kM * 512;
+    walk.fragments += walk.next_fragments;
     if (++step < walk.steps) return false;
     step = 0;
     walk.from -= walk.steps * walk.next_step;

@@ -22,7 +22,6 @@ namespace convt3d {
 // every 8 positions one is left out, so that the 8 runs of a product lie in different banks.
 
 constexpr int kWarpColumns = 8 * kRun;
-constexpr int kMultiplyingWarps = 8;
 
 // What weights that are neighbours in memory are neighbours along: W; all taps, then channels; channels.
 constexpr int kRunAlongW = 0, kRunOfTaps = 1, kRunOfChannels = 2;
@@ -42,14 +41,16 @@ struct MatrixParams {
   int64_t weight_group, weight_source, weight_destination, weight_tap[3];  // strides of the weight
   int64_t bias_stride;
   // How the work is cut: see convt3d/matrix_tile.py.
-  int32_t columns[3];           // along D, H, W
-  int32_t low[3];               // smallest shift
-  int32_t span[3];              // largest shift less the smallest
-  int32_t pitch, strip;         // of the flat planes; columns along W of a strip
-  int32_t places[3];            // of blocks: along D, in a flat plane, strips
-  int32_t flats, depths, sets;  // of warps: 64 columns each, columns along D, shares of the phases
-  int32_t steps;                // of `depths` columns along D that a block marches
-  int32_t positions;            // of a plane in shared memory
+  int32_t columns[3];    // along D, H, W
+  int32_t low[3];        // smallest shift
+  int32_t span[3];       // largest shift less the smallest
+  int32_t pitch, strip;  // of the flat planes; columns along W of a strip
+  int32_t places[3];     // of blocks: along D, in a flat plane, strips
+  int32_t crews;         // of warps, each with kM channel tiles of its own
+  int32_t flats, depths,
+      sets;           // of its warps: 64 columns each, columns along D, shares of the phases
+  int32_t steps;      // of `depths` columns along D that a block marches
+  int32_t positions;  // of a plane in shared memory
   int32_t chunk_slabs, chunks;  // the source channels, in chunks of so many slabs (an even number)
   int32_t slots;                // planes of one chunk that shared memory holds
   int32_t holds;                // 1: the planes of a step stay while all its phases are computed
@@ -70,14 +71,19 @@ struct MatrixParams {
   void* destination_data;
 };
 
+// Warps that multiply: more where their sums leave registers, for one waits while others work.
+template <typename W, bool kSplit, int kM>
+__host__ __device__ constexpr int multiplying_warps() {
+  return !kSplit && kM * W::kStride <= 2 ? 12 : 8;
+}
 // Warps that load: few where the sums of the others take most registers.
 template <typename W, int kM>
 __host__ __device__ constexpr int loading_threads() {
   return (kM * W::kStride * kRun > 24 ? 2 : 4) * kWarpSize;
 }
-template <typename W, int kM>
+template <typename W, bool kSplit, int kM>
 __host__ __device__ constexpr int matrix_threads() {
-  return kMultiplyingWarps * kWarpSize + loading_threads<W, kM>();
+  return multiplying_warps<W, kSplit, kM>() * kWarpSize + loading_threads<W, kM>();
 }
 
 // fp32 whose operands are rounded to TF32 on their way to shared memory.
@@ -142,13 +148,19 @@ __device__ inline BlockWork block_work(const MatrixParams& p) {
   block /= p.blocks_per_tile;
   work.part = block % p.parts;
   block /= p.parts;
-  const int channel_tiles = (p.destination_channels + kM * 16 - 1) / (kM * 16);
-  work.first_channel = block % channel_tiles * (kM * 16);
+  const int channels = p.crews * kM * 16;
+  const int channel_tiles = (p.destination_channels + channels - 1) / channels;
+  work.first_channel = block % channel_tiles * channels;
   work.group = block / channel_tiles;
   return work;
 }
 __device__ inline BlockWork& kept_work(const MatrixParams& p) {
   return *reinterpret_cast<BlockWork*>(static_cast<unsigned char*>(shared_memory()) + p.at.work);
+}
+
+// Of a warp that multiplies.
+__device__ inline int crew_of(const MatrixParams& p, int warp) {
+  return warp / (p.flats * p.depths * p.sets);
 }
 
 // A block's place: a sample, its first column along D, in the flat plane and along W.

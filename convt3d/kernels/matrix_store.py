@@ -30,13 +30,13 @@ struct alignas(16) KeptPlace {
   int offset[kWarpSize][kMostVectors];
   int edges
       [kWarpSize];  // kInside << i: the i-th is there; kLastRow << i, kLastColumn << i: it is at that edge
-  int64_t to;  // first channel, phase 0 at depth 0 of the sample's output
-  int first_channel, channels;
-  int first_column, w;                 // of the warp in the flat plane; of the strip
-  int has_columns;                     // whether any is there
-  int index;                           // of the place
-  int depth, first_depth, last_depth;  // of the warp among the block's; columns along D
-  int first_phase, last_phase;         // numbers in the part
+  int64_t to;                            // first channel, phase 0 at depth 0 of the sample's output
+  int channel, first_channel, channels;  // of the warp's channels in the block; in the output; left
+  int first_column, w;                   // of the warp in the flat plane; of the strip
+  int has_columns;                       // whether any is there, and any channel
+  int index;                             // of the place
+  int depth, first_depth, last_depth;    // of the warp among the block's; columns along D
+  int first_phase, last_phase;           // numbers in the part
 };
 static_assert(sizeof(KeptPlace) <= 704, "KEPT_PLACE_BYTES of convt3d/matrix/work.py");
 __device__ inline KeptPlace& kept_place(const MatrixParams& p, unsigned char* staging) {
@@ -45,14 +45,14 @@ __device__ inline KeptPlace& kept_place(const MatrixParams& p, unsigned char* st
 
 // Keeps the bias of a block's channels in shared memory, or zeros.
 template <typename scalar_t, int kM>
-__device__ inline void keep_bias(const MatrixParams& p, const BlockWork& work) {
+__device__ inline void keep_bias(const MatrixParams& p, const BlockWork& work, int threads) {
   float* kept = reinterpret_cast<float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias);
-  const int c = thread_index();
-  if (c >= kM * 16) return;
   const scalar_t* bias = static_cast<const scalar_t*>(p.bias_data);
-  const bool is_there = bias && work.first_channel + c < p.destination_channels;
-  const int channel = work.group * p.destination_channels + work.first_channel + c;
-  kept[c] = is_there ? to_acc(bias[channel * p.bias_stride]) : 0.0f;
+  for (int c = thread_index(); c < p.crews * kM * 16; c += threads) {
+    const bool is_there = bias && work.first_channel + c < p.destination_channels;
+    const int channel = work.group * p.destination_channels + work.first_channel + c;
+    kept[c] = is_there ? to_acc(bias[channel * p.bias_stride]) : 0.0f;
+  }
 }
 
 // Columns along W of a strip.
@@ -62,7 +62,7 @@ __device__ inline int strip_columns(const MatrixParams& p, int w) {
 }
 
 // Notes what the warp does at the index-th place.
-template <typename scalar_t, typename W>
+template <typename scalar_t, typename W, int kM>
 __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, int index,
                                   unsigned char* staging, int lane) {
   const MatrixPlace place = matrix_place(p, index);
@@ -70,13 +70,15 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
   KeptPlace& kept = kept_place(p, staging);
   if (lane == 0) {
     const int before = p.phases_before[work.part * p.sets];
-    const int share = work.part * p.sets + warp / (p.flats * p.depths);
-    kept.first_channel = work.group * p.destination_channels + work.first_channel;
-    kept.channels = p.destination_channels - work.first_channel;
+    const int share = work.part * p.sets + warp / (p.flats * p.depths) % p.sets;
+    kept.channel = crew_of(p, warp) * (kM * 16);
+    const int first_channel = work.first_channel + kept.channel;
+    kept.first_channel = work.group * p.destination_channels + first_channel;
+    kept.channels = p.destination_channels - first_channel;
     kept.to = place.n * p.destination.outer + kept.first_channel * p.destination.channel;
     kept.first_column = first_column;
     kept.w = place.w;
-    kept.has_columns = first_column < (p.columns[1] - 1) * p.pitch + p.strip;
+    kept.has_columns = kept.channels > 0 && first_column < (p.columns[1] - 1) * p.pitch + p.strip;
     kept.index = index;
     kept.depth = warp / p.flats % p.depths;
     kept.first_depth = place.d + kept.depth;
@@ -272,7 +274,8 @@ __device__ inline void store_phase(const MatrixParams& p,
   const KeptPlace& kept = kept_place(p, staging);
   const int g = lane / 4, channels = kept.channels;
   const float* bias =
-      reinterpret_cast<const float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias);
+      reinterpret_cast<const float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias) +
+      kept.channel;
   scalar_t* to = static_cast<scalar_t*>(p.destination_data) +
                  (kept.to + phase.to + int64_t(d) * (p.stride[0] * p.destination.space[0]));
   if (p.store_channels_last) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -10,10 +11,17 @@ from functools import cached_property, lru_cache
 from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
 from convt3d.matrix.tile import MODES, MatrixTile
-from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork
+from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork, warps_for
 
-# (flats, depths, sets): what the warps that multiply share among them.
-SHARES = ((8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 4, 1), (2, 2, 2), (1, 8, 1), (1, 4, 2), (1, 2, 4))
+# What the warps that multiply share among them: crews, flats, depths, sets.
+SHARES = {
+    warps: [
+        share
+        for share in itertools.product(range(1, 13), repeat=4)
+        if math.prod(share) == warps and share[3] <= 4 and sum(s > 1 for s in share) <= 3
+    ]
+    for warps in (8, 12)
+}
 SHORTEST_STRIP = 32
 # What a multiprocessor does in a cycle, for estimates: multiply-adds of 16 bits; bytes brought to shared memory;
 # bytes written. Measured on an H200.
@@ -93,13 +101,16 @@ def _tiles(work: MatrixWork) -> Iterator[MatrixTile]:
         most = min(work.most_channel_tiles[pattern[0] if pattern else 1], work.channel_tiles)
         balanced = -(-work.channel_tiles // -(-work.channel_tiles // most))
         for channel_tiles in dict.fromkeys((balanced, 1)):
+            warps = warps_for(channel_tiles, pattern[0] if pattern else 1, work.units.splits)
             for strip, pitch in _strips(work):
                 for chunk_slabs in _chunk_slabs(work):
-                    for flats, depths, sets in SHARES:
+                    for crews, flats, depths, sets in SHARES[warps]:
                         if sets > phases or depths > work.axes[0].count:
                             continue
+                        if crews > -(-work.channel_tiles // channel_tiles):
+                            continue
                         base = MatrixTile(
-                            *(pattern, channel_tiles, flats, depths, sets, 1, strip, pitch),
+                            *(pattern, channel_tiles, crews, flats, depths, sets, 1, strip, pitch),
                             *(chunk_slabs, 1, "hold", 1),
                         )
                         yield from _variations(work, base, phases)
@@ -138,7 +149,7 @@ def _strips(work: MatrixWork) -> Iterator[tuple[int, int]]:
 
 
 def _chunk_slabs(work: MatrixWork) -> list[int]:
-    parts = {-(-work.slabs // count) for count in (1, 2, 3, 4)} | {2, 4}
+    parts = {-(-work.slabs // count) for count in range(1, 7)} | {2, 4}
     return sorted({size + size % 2 for size in parts if size <= work.slabs + 1})
 
 
@@ -167,7 +178,7 @@ def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     # In a step.
     block_columns = tile.flats * WARP_COLUMNS * tile.depths
     k = count * tile.chunk_slabs * 16 // element_bytes
-    products = block_columns * 16 * tile.channel_tiles * k * geometry.taps / tile.parts
+    products = block_columns * 16 * tile.block_channel_tiles * k * geometry.taps / tile.parts
     rate = PRODUCTS_A_CYCLE * 2 / element_bytes / (3.5 if work.units.splits else 1)
     if not tile.pattern:
         rate *= 0.6
@@ -182,7 +193,9 @@ def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     if tile.mode == "both":
         load += products / block_columns * element_bytes / 8.0
     stored = (
-        block_columns * phases * tile.stride * 16 * tile.channel_tiles * element_bytes / tile.parts
+        block_columns
+        * (phases * tile.stride / tile.parts)
+        * (16 * tile.block_channel_tiles * element_bytes)
     )
     vector = _store_elements(work, tile)
     store = stored / STORED_A_CYCLE * (1.0 if vector * element_bytes >= 8 else 1.6)
@@ -198,7 +211,7 @@ def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     beside = work.blocks_beside(tile)
     most = max(1, min(all_places, multiprocessors // beside))
     in_turn = -(-beside // multiprocessors) * -(-all_places // most)
-    weights = 0.0 if tile.mode == "both" else geometry.taps * k * 16 * tile.channel_tiles / 30.0
+    weights = 0.0 if tile.mode == "both" else geometry.taps * k * 16 * tile.block_channel_tiles / 30.0
     turns = -(-beside // multiprocessors)
     return in_turn * (tile.steps * step + 1000) + turns * (weights + 2000)
 

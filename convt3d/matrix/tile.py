@@ -25,7 +25,8 @@ class MatrixTile:
 
     Args:
         pattern: one of PATTERNS, or None for the kernel that takes one tap along W at a time.
-        channel_tiles: 16-channel tiles of a block.
+        channel_tiles: 16-channel tiles of a warp.
+        crews: of warps; each computes other channel tiles of the same columns.
         flats: warps along the flat plane, 64 columns each.
         depths: warps along D, one column each.
         sets: of warps; each computes some of the phases.
@@ -41,6 +42,7 @@ class MatrixTile:
 
     pattern: Pattern | None
     channel_tiles: int
+    crews: int
     flats: int
     depths: int
     sets: int
@@ -58,6 +60,11 @@ class MatrixTile:
         return self.pattern[0] if self.pattern else 1
 
     @property
+    def block_channel_tiles(self) -> int:
+        """16-channel tiles of a block."""
+        return self.channel_tiles * self.crews
+
+    @property
     def family(self) -> str:
         """The family of convt3d.build that runs it."""
         return family_of(self.pattern)
@@ -68,14 +75,15 @@ class MatrixTile:
         return f"{'fixed' if self.pattern else 'any'}.{self.mode}"
 
     def __str__(self) -> str:
+        crews = f"x{self.crews}" if self.crews > 1 else ""
         return (
-            f"{self.family}.m{self.channel_tiles}.f{self.flats}d{self.depths}s{self.sets}p{self.parts}"
+            f"{self.family}.m{self.channel_tiles}{crews}.f{self.flats}d{self.depths}s{self.sets}p{self.parts}"
             f".w{self.strip}x{self.pitch}.c{self.chunk_slabs}b{self.slots}.{self.mode}{self.steps}"
         )
 
 
 _TILE_NAME = re.compile(
-    r"matrix\.(any|s(\d+)k(\d+)p(\d+))\.m(\d+)\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
+    r"matrix\.(any|s(\d+)k(\d+)p(\d+))\.m(\d+)(?:x(\d+))?\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
     r"\.(hold|stream|both)(\d+)",
     re.ASCII,
 )
@@ -87,11 +95,8 @@ def parse_tile(name: str) -> MatrixTile | None:
     if match is None:
         return None
     pattern = None if match[1] == "any" else (int(match[2]), int(match[3]), int(match[4]))
-    tiles, flats, depths, sets, parts, strip, pitch, slabs, slots = map(int, match.groups()[4:-2])
-    tile = MatrixTile(
-        *(pattern, tiles, flats, depths, sets, parts, strip, pitch, slabs, slots),
-        *(match[14], int(match[15])),
-    )
+    numbers = [int(number or 1) for number in match.groups()[4:-2]]
+    tile = MatrixTile(pattern, *numbers, match[15], int(match[16]))
     return tile if str(tile) == name and (pattern or (2, 2, 0)) in PATTERNS else None
 
 

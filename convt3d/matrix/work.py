@@ -17,7 +17,6 @@ from convt3d.matrix.tile import (
 
 LARGEST_PLANE = 2**30  # offsets in a plane stay below: the kernel has 32 bits for them
 WARP_COLUMNS = 64
-WARPS = 8  # that multiply
 MOST_SHARES = 64  # of the phases
 # At least those of kernels/matrix_store.py.
 KEPT_PLACE_BYTES, PHASE_WORK_BYTES, BLOCK_WORK_BYTES = 704, 80, 16
@@ -63,6 +62,11 @@ class MatrixUnits:
         return self.element_bytes == 4 and not self.tf32
 
 
+def warps_for(channel_tiles: int, stride: int, splits: bool) -> int:
+    """Warps that multiply, each so many channel tiles and phases along W: their registers limit them."""
+    return 12 if not splits and channel_tiles * stride <= 2 else 8
+
+
 class MatrixWork:
     """A call, as far as it matters to a tile.
 
@@ -88,6 +92,10 @@ class MatrixWork:
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
         self.channel_tiles = -(-geometry.out_channels_per_group // 16)
         self.most_channel_tiles = MOST_CHANNEL_TILES_SPLIT if split else MOST_CHANNEL_TILES
+
+    def warps(self, tile: MatrixTile) -> int:
+        """That multiply: multiplying_warps of kernels/matrix_params.py."""
+        return warps_for(tile.channel_tiles, tile.stride, self.units.splits)
 
     def splits(self, tile: MatrixTile) -> tuple[bool, bool, bool] | None:
         """Of which axes each part has a single phase; None where there is no such number of parts."""
@@ -203,7 +211,7 @@ class MatrixWork:
 
     def blocks_beside(self, tile: MatrixTile) -> int:
         """Blocks that work at one place: channel tiles, groups and parts of the phases."""
-        tiles = -(-self.channel_tiles // tile.channel_tiles)
+        tiles = -(-self.channel_tiles // tile.block_channel_tiles)
         return tile.parts * tiles * self.geometry.groups
 
     def is_gapless(self, tile: MatrixTile) -> bool:
@@ -218,7 +226,7 @@ class MatrixWork:
         if tile.mode != "both":
             steps *= self.chunks(tile)
         # 16 more, so that the taps of a channel lie in different banks.
-        tap = steps * tile.channel_tiles * 512 + 16
+        tap = steps * tile.block_channel_tiles * 512 + 16
         reach = self.positions(tile)
         slab = (reach + reach // RUN + 1) * 16  # products may read one position more than they use
         plane = tile.chunk_slabs * slab
@@ -232,9 +240,9 @@ class MatrixWork:
         along_channels = 8 * (RUN * tile.stride * 32 + 16)
         staging_warp = max(along_w, along_channels) + KEPT_PLACE_BYTES
         staging = weights + tile.slots * slot
-        signals = staging + WARPS * staging_warp
+        signals = staging + self.warps(tile) * staging_warp
         bias = signals + 16 * tile.slots + 16  # two a slot, and one
-        phases = bias + 64 * tile.channel_tiles
+        phases = bias + 64 * tile.block_channel_tiles
         block = phases + PHASE_WORK_BYTES * self.phases_together(tile)
         return Layout(
             *(tap, slab, slot, staging_warp, weights, plane, staging, signals, bias, phases),
@@ -246,12 +254,14 @@ class MatrixWork:
         if tile.pattern not in (None, self.pattern):
             return False
         least = min(
-            *(tile.channel_tiles, tile.flats, tile.depths, tile.sets, tile.parts, tile.strip),
-            *(tile.chunk_slabs, tile.slots, tile.steps),
+            *(tile.channel_tiles, tile.crews, tile.flats, tile.depths, tile.sets, tile.parts),
+            *(tile.strip, tile.chunk_slabs, tile.slots, tile.steps),
         )
         if least < 1 or tile.channel_tiles > self.most_channel_tiles[tile.stride]:
             return False
-        if tile.flats * tile.depths * tile.sets != WARPS or tile.parts * tile.sets > MOST_SHARES:
+        if tile.crews * tile.flats * tile.depths * tile.sets != self.warps(tile):
+            return False
+        if tile.parts * tile.sets > MOST_SHARES:
             return False
         if tile.mode != "hold" and tile.depths * tile.sets != 1:
             return False
