@@ -122,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     measure_all(result, points, bench, display, deadline_s, arguments.budget, arguments.json)
     bench.close()
     result.facts["clocks after"] = measure.clocks()
+    display.print(f"\nclocks after  {result.facts['clocks after']}")
     return _finish(result, display, arguments.json, arguments.svg)
 
 
