@@ -25,7 +25,7 @@ SETUP := environment
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help test compat fuzz repro keep judge mutants sanitize check format lock clean venv environment compiler
+.PHONY: help test compat fuzz bench repro keep judge mutants sanitize check format lock clean venv environment compiler
 .PHONY: case why file
 
 help: ## print this help
@@ -75,6 +75,9 @@ keep: case why $(SETUP) ## append CASE=... to the corpus, with the reason WHY=".
 
 judge: file $(SETUP) compiler ## judge the ConvTranspose3d in FILE=path.py[:Name], yours or anybody's; ARGS=
 	@"$(PY)" -m fuzz judge "$$FILE" $(ARGS)
+
+bench: $(SETUP) compiler ## time the kernels beside PyTorch's op, on a GPU; CASE= for one case, ARGS=
+	@"$(PY)" -m fuzz bench $${CASE:+"$$CASE"} $(ARGS)
 
 mutants: $(SETUP) compiler ## plant bugs in the kernels and count which ones the harness catches; ARGS=
 	@"$(PY)" -m fuzz mutants $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -325,11 +326,16 @@ def _multiprocessors(device: torch.device) -> int:
 
 @functools.cache
 def _shared_bytes(device: torch.device) -> int:
-    """Shared memory that a block may have. Source: CUDA C++ Programming Guide, technical specifications."""
+    """Shared memory that a block may have: what the device has, and no more than what CONVT3D_ARCH has.
+
+    Source: CUDA C++ Programming Guide, technical specifications.
+    """
     capability = (8, 0) if device.type != "cuda" else torch.cuda.get_device_capability(device)
-    if capability in plan.SHARED_BYTES:
-        return plan.SHARED_BYTES[capability]
-    return plan.SHARED_BYTES_ELSEWHERE
+    capabilities = [capability]
+    asked = os.environ.get("CONVT3D_ARCH", "").replace(".", "")
+    if device.type == "cuda" and asked.isdigit():  # else build.py refuses it
+        capabilities.append(divmod(int(asked), 10))
+    return min(plan.SHARED_BYTES.get(known, plan.SHARED_BYTES_ELSEWHERE) for known in capabilities)
 
 
 def _fit_32_bits(*tensors: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: python -m fuzz run | repro | keep | list | sanitize | mutants | judge."""
+"""The command line: python -m fuzz run | repro | keep | list | sanitize | mutants | judge | bench."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from fuzz import corpus, machine, sanitize
 from fuzz.arguments import names, positive_float, positive_int
+from fuzz.bench import command as bench
 from fuzz.campaign import BROKEN, FAILED, PASSED, Campaign
 from fuzz.case import LANES, MODES, CaseError, parse_case
 from fuzz.legs import NATIVE_TIME_LIMIT_S, SUBJECT_MODULE, Examination, HarnessError, Legs
@@ -182,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     referee.add_command(commands)
     sanitize.add_command(commands)
     mutation.add_command(commands)
+    bench.add_command(commands)
     return parser
 
 

@@ -231,6 +231,29 @@ def test_an_architecture_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
             build.architecture_flags(0)
 
 
+@pytest.mark.parametrize(
+    ("asked", "capability", "kilobytes"),
+    [
+        ("", (9, 0), 227),
+        ("8.0", (9, 0), 163),
+        ("80", (9, 0), 163),
+        ("9.0", (8, 0), 163),
+        ("8.0", (8, 6), 99),
+        ("8.6", (9, 0), 99),
+        ("10.0", (9, 0), 227),
+        ("ampere", (9, 0), 227),
+    ],
+)
+def test_plans_count_with_the_shared_memory_of_device_and_architecture(
+    asked: str, capability: tuple[int, int], kilobytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVT3D_ARCH", asked)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    count = launch._shared_bytes.__wrapped__
+    assert count(torch.device("cuda")) == kilobytes << 10
+    assert count(torch.device("cpu")) == 163 << 10
+
+
 @pytest.mark.usefixtures("cache")
 def test_a_missing_ninja_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     give_source(monkeypatch, ANSWER % 2)

@@ -48,6 +48,8 @@ WITHOUT_TORCH = (
             *("verdicts", "sampling", "judging", "report", "command"),
         )
     ),
+    *(f"fuzz/bench/{name}.py" for name in ("suite", "floor", "sample", "results", "report")),
+    *(f"fuzz/bench/{name}.py" for name in ("picture", "command")),
     *(f"fuzz/{path.name}" for path in (ROOT / "fuzz").glob("*.py") if path.name not in WITH_TORCH),
 )
 NATIVE_CALL = re.compile(

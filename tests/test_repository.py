@@ -180,6 +180,13 @@ def test_fuzz_passes_duration_profile_seed_and_arguments_on(recorder: Path) -> N
     assert recorded(recorder) == ["-m", "fuzz", "run", *options]
 
 
+def test_bench_passes_a_case_and_arguments_on(recorder: Path) -> None:
+    make("bench", PYTHON=str(recorder))
+    assert recorded(recorder) == ["-m", "fuzz", "bench"]
+    make("bench", PYTHON=str(recorder), CASE="bf16_normal", ARGS="--runs 3")
+    assert recorded(recorder) == ["-m", "fuzz", "bench", "bf16_normal", "--runs", "3"]
+
+
 def test_fuzz_runs_for_sixty_seconds_by_default(recorder: Path) -> None:
     make("fuzz", PYTHON=str(recorder))
     assert recorded(recorder) == ["-m", "fuzz", "run", "--duration=60"]
