@@ -22,6 +22,7 @@ MODULES = (
     "convt3d.lines",
     "convt3d.matrix.tile",
     "convt3d.matrix.work",
+    "convt3d.matrix.estimate",
     "convt3d.matrix.choice",
     "convt3d.plan",
     "convt3d.kernels.primitives",

@@ -16,8 +16,9 @@ struct WeightBlock {
 };
 
 // Where a thread's vectors of kVector neighbours in memory come from and go to; the same for every source
-// channel. There are two, of channel c and of c + 8, for these are neighbours as fragments. Their elements are neighbours along the destination channels, or along the taps: then of a row
-// along W, or of all taps of all channels, one after the other.
+// channel. There are two, of channels c and c + 8, for these are neighbours as fragments. Their elements are
+// neighbours along the destination channels, or along the taps: then of a row along W, or of all taps of all
+// channels, one after the other.
 template <typename scalar_t, int kVector>
 struct WeightVector {
   int64_t from;     // of the first element, from the first channel's first tap

@@ -1,4 +1,4 @@
-"""Which tile runs a call on the matrix units: those worth a thought, an estimate of their time, and the choice."""
+"""Which tile runs a call on the matrix units: those worth a thought, and the choice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from functools import cached_property, lru_cache
 
 from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
+from convt3d.matrix.estimate import estimate
 from convt3d.matrix.tile import MODES, MatrixTile
-from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork, warps_for
+from convt3d.matrix.work import MatrixUnits, MatrixWork, warps_for
 
 # What the warps that multiply share among them: crews, flats, depths, sets.
 SHARES = {
@@ -23,9 +24,6 @@ SHARES = {
     for warps in (8, 12)
 }
 SHORTEST_STRIP = 32
-# What a multiprocessor does in a cycle, for estimates: multiply-adds of 16 bits; bytes brought to shared memory;
-# bytes written. Measured on an H200.
-PRODUCTS_A_CYCLE, LOADED_A_CYCLE, STORED_A_CYCLE = 1300.0, 24.0, 19.0
 
 
 class TileChoice:
@@ -165,64 +163,3 @@ def blocks_per_tile(work: MatrixWork, tile: MatrixTile, multiprocessors: int) ->
         return -(-count * beside // multiprocessors) * (-(-all_places // count) + 0.5)
 
     return min(range(1, most + 1), key=places_in_turn)
-
-
-def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
-    """An estimate of the cycles of a call."""
-    geometry, element_bytes = work.geometry, work.element_bytes
-    axes = [axis.axis for axis in work.axes]
-    span = work.axes[0].span
-    count = work.chunks(tile)
-    phases_w = 1 if tile.pattern else axes[2].stride
-    phases = axes[0].stride * axes[1].stride * phases_w
-    # In a step.
-    block_columns = tile.flats * WARP_COLUMNS * tile.depths
-    k = count * tile.chunk_slabs * 16 // element_bytes
-    products = block_columns * 16 * tile.block_channel_tiles * k * geometry.taps / tile.parts
-    rate = PRODUCTS_A_CYCLE * 2 / element_bytes / (3.5 if work.units.splits else 1)
-    if not tile.pattern:
-        rate *= 0.6
-    planes = (
-        axes[0].kernel_size * axes[1].stride * phases_w / tile.parts
-    )  # taps along D of all phases
-    multiply = products / rate * (1.15 if tile.sets > 1 else 1.0)
-    multiply += 350.0 * planes * count / tile.sets
-    slot = tile.chunk_slabs * work.positions(tile) * 16
-    loads = (tile.depths + span / tile.steps if tile.mode == "hold" else planes) * count
-    load = loads * (slot / LOADED_A_CYCLE + 400.0)
-    if tile.mode == "both":
-        load += products / block_columns * element_bytes / 8.0
-    stored = (
-        block_columns
-        * (phases * tile.stride / tile.parts)
-        * (16 * tile.block_channel_tiles * element_bytes)
-    )
-    vector = _store_elements(work, tile)
-    store = stored / STORED_A_CYCLE * (1.0 if vector * element_bytes >= 8 else 1.6)
-    finish = phases / tile.parts / tile.sets * tile.channel_tiles * tile.stride
-    finish *= 250.0 + 1400.0 / vector
-    step = max(multiply + finish, load, store)
-    slack = tile.slots - work.least_slots(tile)
-    a_step = count * tile.depths if tile.mode == "hold" else 1
-    step += min(multiply, load) / (1 + slack / a_step)
-    all_places = geometry.batch
-    for number in work.places(tile):
-        all_places *= number
-    beside = work.blocks_beside(tile)
-    most = max(1, min(all_places, multiprocessors // beside))
-    in_turn = -(-beside // multiprocessors) * -(-all_places // most)
-    weights = 0.0 if tile.mode == "both" else geometry.taps * k * 16 * tile.block_channel_tiles / 30.0
-    turns = -(-beside // multiprocessors)
-    return in_turn * (tile.steps * step + 1000) + turns * (weights + 2000)
-
-
-def _store_elements(work: MatrixWork, tile: MatrixTile) -> int:
-    """Neighbours that NCDHW output is stored in: as many as rows, or whole planes, are made of."""
-    if not tile.pattern and work.geometry.stride[2] != 1:
-        return 1
-    _, height, width = work.geometry.output_size
-    for vector in (16 // work.element_bytes, 8 // work.element_bytes, 4 // work.element_bytes):
-        in_row = width % vector == 0 and tile.pitch * tile.stride % vector == 0
-        if in_row or (work.is_gapless(tile) and height * width % vector == 0):
-            return vector
-    return 1

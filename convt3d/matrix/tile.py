@@ -96,7 +96,11 @@ def parse_tile(name: str) -> MatrixTile | None:
         return None
     pattern = None if match[1] == "any" else (int(match[2]), int(match[3]), int(match[4]))
     numbers = [int(number or 1) for number in match.groups()[4:-2]]
-    tile = MatrixTile(pattern, *numbers, match[15], int(match[16]))
+    tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots = numbers
+    tile = MatrixTile(
+        *(pattern, tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots),
+        *(match[15], int(match[16])),
+    )
     return tile if str(tile) == name and (pattern or (2, 2, 0)) in PATTERNS else None
 
 

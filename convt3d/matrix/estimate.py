@@ -1,0 +1,235 @@
+"""An estimate of how long a tile takes on a GPU, with costs fitted to measured times. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convt3d.matrix.tile import MatrixTile
+from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork
+
+SCHEDULERS = 4  # of a multiprocessor
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Cycles of one block, fitted to the times of thousands of tiles of the suite on an H200.
+
+    They are for the choice between tiles: some stand for each other where what they count grows together.
+
+    Args:
+        product: a product of fragments, of the matrix units that a scheduler has.
+        chain: a product, of the warp that waits for it, where the kernel knows the taps along W.
+        chain_any: the same where it does not.
+        step: a step of K at one tap along D and H.
+        plane: to go on to another plane.
+        phase: to begin and end the sums of a phase.
+        store: a store of a warp.
+        staged: eight channels on their way through staging.
+        vector: a thread's load of a slab's channels, by the neighbours that it brings.
+        unit: 16 bytes written to shared memory.
+        load: to begin another plane.
+        weight: 10 weights that come with a plane.
+        stored: bytes that are written in a cycle.
+        scattered: by how much a byte costs more where fewer than 8 lie together.
+        place: to begin another place.
+        block: to begin a block.
+        block_weight: a weight that stays for the whole block.
+        overlap: at 1 what the parts of a block take adds up; the larger, the more only the longest counts.
+        stall: share of the shorter of products and loads that is lost without a slot to spare.
+    """
+
+    product: float
+    chain: float
+    chain_any: float
+    step: float
+    plane: float
+    phase: float
+    store: float
+    staged: float
+    vector: float
+    unit: float
+    load: float
+    weight: float
+    stored: float
+    scattered: float
+    place: float
+    block: float
+    block_weight: float
+    overlap: float
+    stall: float
+
+
+HALF = Costs(
+    product=3.26,
+    chain=4.46,
+    chain_any=2.73,
+    step=91.5,
+    plane=24.3,
+    phase=543.0,
+    store=1.75,
+    staged=262.0,
+    vector=1.79,
+    unit=1.22,
+    load=743.0,
+    weight=10.3,
+    stored=33.9,
+    scattered=2.3,
+    place=1470.0,
+    block=24000.0,
+    block_weight=0.186,
+    overlap=1.16,
+    stall=1.34,
+)
+TF32 = Costs(
+    product=7.92,
+    chain=15.1,
+    chain_any=8.99,
+    step=122.0,
+    plane=78.9,
+    phase=2800.0,
+    store=41.8,
+    staged=960.0,
+    vector=3.41,
+    unit=0.588,
+    load=1180.0,
+    weight=12.0,
+    stored=18.4,
+    scattered=1.39,
+    place=3960.0,
+    block=24000.0,
+    block_weight=0.00625,
+    overlap=2.93,
+    stall=0.573,
+)
+SPLIT = Costs(
+    product=11.6,
+    chain=1.51,
+    chain_any=2.83,
+    step=46.9,
+    plane=25.5,
+    phase=141.0,
+    store=25.3,
+    staged=44.7,
+    vector=2.32,
+    unit=0.279,
+    load=1020.0,
+    weight=5.31,
+    stored=3.75,
+    scattered=1.92,
+    place=6140.0,
+    block=24000.0,
+    block_weight=0.4,
+    overlap=2.58,
+    stall=4.94,
+)
+
+
+def costs_of(units: MatrixUnits) -> Costs:
+    """The costs for numbers of 16 bits, of TF32, or of fp32 in two parts."""
+    if units.element_bytes == 2:
+        return HALF
+    return SPLIT if units.splits else TF32
+
+
+def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
+    """An estimate of the cycles of a call."""
+    costs = costs_of(work.units)
+    multiply, wait = _multiply(work, tile, costs)
+    load = _load(work, tile, costs)
+    parts = (multiply, wait, load, _store(work, tile, costs))
+    step = sum(part**costs.overlap for part in parts) ** (1 / costs.overlap)
+    slack = tile.slots - work.least_slots(tile)
+    a_step = work.chunks(tile) * tile.depths if tile.mode == "hold" else 1
+    step += min(wait, load) * costs.stall / (1 + slack / a_step)
+    places = work.geometry.batch
+    for count in work.places(tile):
+        places *= count
+    beside = work.blocks_beside(tile)
+    at_once = max(1, min(places, multiprocessors // beside))
+    turns = -(-beside // multiprocessors)
+    weights = (
+        0.0 if tile.mode == "both" else work.geometry.taps / tile.parts * _weights_a_tap(work, tile)
+    )
+    in_turn = turns * -(-places // at_once)
+    return in_turn * (tile.steps * step + costs.place) + turns * (
+        costs.block + costs.block_weight * weights
+    )
+
+
+def _multiply(work: MatrixWork, tile: MatrixTile, costs: Costs) -> tuple[float, float]:
+    """Cycles of a step: of the matrix units, and of a warp from its first product to its last store."""
+    depth, height, width = work.geometry.kernel_size
+    share = tile.parts * tile.sets
+    steps = depth * height * (1 if tile.pattern else width) / share
+    steps *= work.chunks(tile) * tile.chunk_slabs / 2
+    products = steps * (width if tile.pattern else 1) * 8 * tile.channel_tiles
+    products *= 4 if work.units.splits else 1
+    phases = _phases(work, tile) / share
+    planes = _planes(work, tile) * work.chunks(tile) / tile.sets
+    elements = phases * tile.channel_tiles * 16 * WARP_COLUMNS * tile.stride
+    wait = (
+        products * (costs.chain if tile.pattern else costs.chain_any)
+        + steps * costs.step
+        + planes * costs.plane
+        + phases * (costs.phase + 2 * tile.channel_tiles * costs.staged)
+        + elements / 32 / store_elements(work, tile) * costs.store
+    )
+    return products * work.warps(tile) / SCHEDULERS * costs.product, wait
+
+
+def _load(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
+    """Cycles in which the warps that load bring what a step needs."""
+    span = work.axes[0].span
+    planes = tile.depths + span / tile.steps if tile.mode == "hold" else _planes(work, tile)
+    planes *= work.chunks(tile)
+    units = planes * tile.chunk_slabs * work.positions(tile)
+    width = work.geometry.input_size[2]
+    vector = next(size for size in (4, 2, 1) if width % size == 0)
+    warps = 2 if tile.channel_tiles * tile.stride > 3 else 4
+    cycles = units * (costs.vector / vector + costs.unit) * 4 / warps + planes * costs.load
+    if tile.mode == "both":
+        taps = work.geometry.taps / tile.parts
+        width = work.geometry.kernel_size[2]
+        vector = next(size for size in (4, 2, 1) if width % size == 0)
+        cycles += taps * _weights_a_tap(work, tile) * costs.weight / 10 / vector**0.5
+    return cycles
+
+
+def _store(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
+    """Cycles in which memory takes what a step stores."""
+    columns = tile.flats * tile.depths * WARP_COLUMNS
+    elements = columns * (_phases(work, tile) / tile.parts) * tile.stride
+    size = elements * 16 * tile.block_channel_tiles * work.element_bytes
+    is_scattered = store_elements(work, tile) * work.element_bytes < 8
+    return size / costs.stored * (costs.scattered if is_scattered else 1.0)
+
+
+def _phases(work: MatrixWork, tile: MatrixTile) -> int:
+    """Phases of all parts, those along W only where they are computed one by one."""
+    along_d, along_h, along_w = work.geometry.stride
+    return along_d * along_h * (1 if tile.pattern else along_w)
+
+
+def _planes(work: MatrixWork, tile: MatrixTile) -> float:
+    """Planes that the phases of a part meet at one column along D, each as often as a phase meets it."""
+    return (
+        work.geometry.kernel_size[0] * (_phases(work, tile) / work.geometry.stride[0]) / tile.parts
+    )
+
+
+def _weights_a_tap(work: MatrixWork, tile: MatrixTile) -> int:
+    """Weights of a tap that a block has."""
+    channels = work.chunks(tile) * tile.chunk_slabs * 16 // work.element_bytes
+    return channels * 16 * tile.block_channel_tiles
+
+
+def store_elements(work: MatrixWork, tile: MatrixTile) -> int:
+    """Neighbours that NCDHW output is stored in: as many as rows, or whole planes, are made of."""
+    if not tile.pattern and work.geometry.stride[2] != 1:
+        return 1
+    _, height, width = work.geometry.output_size
+    for vector in (16 // work.element_bytes, 8 // work.element_bytes, 4 // work.element_bytes):
+        in_row = width % vector == 0 and tile.pitch * tile.stride % vector == 0
+        if in_row or (work.is_gapless(tile) and height * width % vector == 0):
+            return vector
+    return 1
