@@ -26,8 +26,9 @@ FORBIDDEN_BY_TORCH = (
     *("-D__CUDA_NO_BFLOAT16_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__"),
 )
 # Local memory, in bytes, that the kernels for the matrix units may have: sums and operands take most registers, so that
-# ptxas puts variables of the outer loops there, which are read once for hundreds of products.
-MATRIX_LOCAL_BYTES = 64
+# ptxas puts variables of the outer loops there, which are read once for hundreds of products. In fp32 operands come in
+# two parts, and each step makes four times the products.
+MATRIX_LOCAL_BYTES, MATRIX_LOCAL_BYTES_SPLIT = 64, 144
 CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v", "-o", os.devnull, *FORBIDDEN_BY_TORCH)
 
 # What ptxas -v says of a function; a kernel's registers and static shared memory follow.
@@ -60,7 +61,9 @@ class Usage:
 
     def is_too_local(self, part: str) -> bool:
         """Whether that is more than the part may have."""
-        allowed = MATRIX_LOCAL_BYTES if part.startswith("matrix") else 0
+        allowed = 0
+        if part.startswith("matrix"):
+            allowed = MATRIX_LOCAL_BYTES_SPLIT if part.endswith("_f32") else MATRIX_LOCAL_BYTES
         return self.is_local and self.stack_bytes > allowed
 
 

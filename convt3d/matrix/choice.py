@@ -12,7 +12,7 @@ from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
 from convt3d.matrix.estimate import estimate
 from convt3d.matrix.tile import MODES, MatrixTile
-from convt3d.matrix.work import MatrixUnits, MatrixWork, warps_for
+from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork, warps_for
 
 # What the warps that multiply share among them: crews, flats, depths, sets.
 SHARES = {
@@ -83,7 +83,19 @@ class TileChoice:
             assert alone is not None  # tiles fit whatever the batch
             order = alone.pattern, alone.chunk_slabs
             tiles = [tile for tile in tiles if (tile.pattern, tile.chunk_slabs) == order]
+        if work.pattern and not _is_small(work, multiprocessors):
+            # Taken one by one, taps along W load each column again; it pays where phases along W fill the card.
+            tiles = [tile for tile in tiles if tile.pattern] or tiles
         return min(tiles, key=lambda tile: estimate(work, tile, multiprocessors))
+
+
+def _is_small(work: MatrixWork, multiprocessors: int) -> bool:
+    """Whether warps that compute all phases along W at once would leave multiprocessors idle."""
+    depth, height, width = (axis.count for axis in work.axes)
+    along_d, along_h, _ = work.geometry.stride
+    planes = work.geometry.batch * depth * -(-height * width // WARP_COLUMNS)
+    warps = planes * along_d * along_h * work.channel_tiles * work.geometry.groups
+    return warps < 8 * multiprocessors
 
 
 @lru_cache(maxsize=4096)
