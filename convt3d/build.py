@@ -37,14 +37,16 @@ from convt3d.kernels import (
     matrix_multiply,
     matrix_params,
     matrix_store,
+    matrix_warpgroup,
     params,
     primitives,
     weight,
 )
 from convt3d.lines import line_family
 from convt3d.matrix.tile import (
-    MOST_CHANNEL_TILES,
-    MOST_CHANNEL_TILES_SPLIT,
+    CHANNEL_TILES,
+    CHANNEL_TILES_SPLIT,
+    CHANNEL_TILES_WARPGROUP,
     MOST_TAPS_SPLIT,
     family_of,
 )
@@ -62,6 +64,7 @@ MATRIX_SCALARS = {**SCALARS, "tf32": "convt3d::tf32_t"}
 FAMILIES = ("gather", "weight")
 LINE_FAMILIES = {line_family(pattern): pattern for pattern in (*PATTERNS, None)}
 MATRIX_FAMILIES = {family_of(pattern): pattern for pattern in (*PATTERNS, None)}
+WARPGROUP_FAMILIES = {family_of(pattern, True): pattern for pattern in (*PATTERNS, None)}
 PARTS = (
     *(f"{family}_{dtype}" for family in (*FAMILIES, line_family(None)) for dtype in SCALARS),
     *(
@@ -70,7 +73,11 @@ PARTS = (
         for dtype in ("f32", "f16", "bf16")
         if pattern
     ),
-    *(f"{family}_{dtype}" for family in MATRIX_FAMILIES for dtype in ("f16", "bf16", "tf32")),
+    *(
+        f"{family}_{dtype}"
+        for family in (*MATRIX_FAMILIES, *WARPGROUP_FAMILIES)
+        for dtype in ("f16", "bf16", "tf32")
+    ),
     *(
         f"{family}_f32"
         for family, pattern in MATRIX_FAMILIES.items()
@@ -120,8 +127,8 @@ CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::LinePara
 #define CONVT3D_EXPORT extern "C" __attribute__((visibility("default")))
 CONVT3D_EXPORT const char* convt3d_matrix(const convt3d::MatrixParams* params, int channel_tiles,
                                           void* stream) {{
-  return convt3d::run_matrix<{scalar}, convt3d::{along}, {split}, {most}>(*params, channel_tiles,
-                                                                         stream);
+  return convt3d::run_matrix<{scalar}, convt3d::{along}, convt3d::Engine::{engine}, {tiles}>(
+      *params, channel_tiles, stream);
 }}
 CONVT3D_EXPORT int64_t convt3d_params_bytes() {{ return sizeof(convt3d::MatrixParams); }}
 """,
@@ -145,8 +152,9 @@ def translation_unit(part: str, target: str) -> str:
 
 
 def _kernels(family: str) -> tuple[ModuleType, ...]:
-    if family in MATRIX_FAMILIES:
-        return (columns, matrix_params, matrix_load, matrix_multiply, matrix_store, matrix)
+    if family in MATRIX_FAMILIES or family in WARPGROUP_FAMILIES:
+        shared = (columns, matrix_params, matrix_load, matrix_multiply, matrix_store)
+        return (*shared, matrix_warpgroup, matrix)
     if family in LINE_FAMILIES:
         return (columns, lines)
     return (gather,) if family == "gather" else (weight,)
@@ -159,13 +167,17 @@ def entry_text(family: str, dtype: str) -> str:
     if family in LINE_FAMILIES:
         along = _along(LINE_FAMILIES[family])
         return ENTRIES["lines"].format(scalar=SCALARS[dtype], along=along)
-    pattern = MATRIX_FAMILIES[family]
-    is_split = dtype == "f32"
-    most = (MOST_CHANNEL_TILES_SPLIT if is_split else MOST_CHANNEL_TILES)[
-        pattern[0] if pattern else 1
-    ]
+    if family in WARPGROUP_FAMILIES:
+        pattern, engine, tiles = WARPGROUP_FAMILIES[family], "kWarpgroup", CHANNEL_TILES_WARPGROUP
+    elif dtype == "f32":
+        pattern, engine, tiles = MATRIX_FAMILIES[family], "kSplit", CHANNEL_TILES_SPLIT
+    else:
+        pattern, engine, tiles = MATRIX_FAMILIES[family], "kWarp", CHANNEL_TILES
     return ENTRIES["matrix"].format(
-        scalar=MATRIX_SCALARS[dtype], along=_along(pattern), split=str(is_split).lower(), most=most
+        scalar=MATRIX_SCALARS[dtype],
+        along=_along(pattern),
+        engine=engine,
+        tiles=", ".join(map(str, tiles[pattern[0] if pattern else 1])),
     )
 
 
@@ -215,7 +227,7 @@ def library_path(part: str, target: str, device_index: int = 0) -> Path:
     """
     source = translation_unit(part, target)
     if target == "cuda":
-        flags = [*CUDA_FLAGS, *architecture_flags(device_index)]
+        flags = [*CUDA_FLAGS, *architecture_flags(device_index, part.split("_")[0])]
     else:
         flags = [*SANITIZER_FLAGS.get(target, HOST_FLAGS)]
     return compiled(part, source, target, flags)
@@ -330,14 +342,20 @@ def check_capability(capability: tuple[int, int], device: object) -> None:
         )
 
 
-def architecture_flags(device_index: int) -> list[str]:
+def architecture_flags(device_index: int, family: str = "") -> list[str]:
     """nvcc flags for a device; CONVT3D_ARCH=8.0 runs that architecture's PTX on a newer card.
+
+    Args:
+        device_index: of the device.
+        family: whose kernels are compiled; those of warpgroups have the instructions of compute capability 9.0 alone.
 
     Raises:
         RuntimeError: CONVT3D_ARCH is no version, or it or the device is below 8.0.
     """
     import torch
 
+    if family in WARPGROUP_FAMILIES:
+        return ["-gencode=arch=compute_90a,code=sm_90a"]
     asked = os.environ.get("CONVT3D_ARCH", "")
     if asked:
         number = asked.replace(".", "")

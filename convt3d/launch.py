@@ -162,7 +162,12 @@ def _may_use_matrix_units(source: Tensor, destination: Tensor) -> bool:
 
 def _matrix_units(source: Tensor) -> MatrixUnits:
     """What the kernel for the matrix units has here."""
-    return MatrixUnits(source.element_size(), _shared_bytes(source.device), _rounds_to_tf32(source))
+    return MatrixUnits(
+        source.element_size(),
+        _shared_bytes(source.device),
+        _rounds_to_tf32(source),
+        _has_warpgroups(source.device),
+    )
 
 
 def _rounds_to_tf32(tensor: Tensor) -> bool:
@@ -336,6 +341,25 @@ def _shared_bytes(device: torch.device) -> int:
     if device.type == "cuda" and asked.isdigit():  # else build.py refuses it
         capabilities.append(divmod(int(asked), 10))
     return min(plan.SHARED_BYTES.get(known, plan.SHARED_BYTES_ELSEWHERE) for known in capabilities)
+
+
+def has_warpgroups_here() -> bool:
+    """Whether every device here has them, the emulator and all GPUs."""
+    return all(
+        _has_warpgroups(torch.device("cuda", index)) for index in range(torch.cuda.device_count())
+    )
+
+
+@functools.cache
+def _has_warpgroups(device: torch.device) -> bool:
+    """Whether four warps can multiply together: on the emulator, and at compute capability 9.0 alone.
+
+    Source: PTX ISA, wgmma: it needs the target sm_90a.
+    """
+    if device.type != "cuda":
+        return True
+    asked = os.environ.get("CONVT3D_ARCH", "").replace(".", "")
+    return torch.cuda.get_device_capability(device) == (9, 0) and asked in ("", "90")
 
 
 def _fit_32_bits(*tensors: Tensor) -> bool:

@@ -83,7 +83,7 @@ def test_every_family_comes_in_every_dtype() -> None:
     few_taps = [
         p for p in build.MATRIX_FAMILIES.values() if p is None or p[1] <= MOST_TAPS_SPLIT[p[0]]
     ]
-    matrix_parts = 3 * len(build.MATRIX_FAMILIES) + len(few_taps)  # without fp64
+    matrix_parts = 6 * len(build.MATRIX_FAMILIES) + len(few_taps)  # without fp64
     line_parts = 3 * len(build.LINE_FAMILIES) + 1  # one with fp64
     assert len(set(build.PARTS)) == (
         len(build.FAMILIES) * len(build.SCALARS) + line_parts + matrix_parts

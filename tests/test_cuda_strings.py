@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,10 @@ PATTERN_SAMPLE = (
     *("lines.any_f64", "lines.any_f16", "lines.s2k5p0_bf16", "lines.s1k7p0_f32"),
 )
 SAMPLE = [p for p in build.PARTS if "." not in p or p in PATTERN_SAMPLE]
+COMPILED = [
+    *itertools.product(SAMPLE, tools.ARCHITECTURES),
+    *itertools.product(["matrix.wg.s1k3p0_bf16"], tools.WARPGROUP_ARCHITECTURES),
+]
 
 PTXAS_LOG = """\
 ptxas info    : 272 bytes gmem, 16 bytes cmem[4]
@@ -102,8 +107,7 @@ def test_a_warning_of_the_host_compiler_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 @needs_nvcc
-@pytest.mark.parametrize("target", tools.ARCHITECTURES)
-@pytest.mark.parametrize("part", SAMPLE)
+@pytest.mark.parametrize(("part", "target"), COMPILED)
 def test_no_kernel_of_the_part_uses_local_memory(part: str, target: str) -> None:
     usages = tools.compile_part(part, target)
     assert [usage for usage in usages if usage.is_too_local(part)] == []

@@ -99,6 +99,7 @@ enum class State { kReady, kAtBarrier, kAtShuffle, kAtSignal, kDone };
 constexpr int kMaxThreads = 1024;
 constexpr size_t kStackBytes = watch::kStackBytes;
 constexpr int kMaxCopies = 256;                // of a thread that have not been waited for
+constexpr int kMaxProducts = 256;              // of a warpgroup, likewise
 constexpr size_t kMaxSharedBytes = 163 << 10;  // of a block at compute capability 8.0
 constexpr size_t kSharedGuardBytes = 256;      // before and behind it
 constexpr size_t kMappedBytes = kMaxSharedBytes + 2 * kSharedGuardBytes;
@@ -110,6 +111,14 @@ struct PendingCopy {
   int bytes;
   bool valid;
   bool landed;
+  int group;
+};
+
+// A thread's share of a warpgroup's product.
+struct PendingProduct {
+  void (*land)(float* sum, uint64_t a, uint64_t b);
+  float* sum;
+  uint64_t a, b;
   int group;
 };
 
@@ -125,6 +134,8 @@ struct Fiber {
   State state;
   int open_group;      // number of the group that the next commit closes
   int copies;          // that have not been waited for
+  int product_group;   // as open_group, of the warpgroup's products
+  int products;        // that have not landed
   const void* signal;  // that it waits for
 };
 
@@ -180,6 +191,7 @@ struct Machine {
 // address look-up at every barrier.)
 static Machine the_machine;
 static PendingCopy pending_copies[kMaxThreads][kMaxCopies];  // by thread, in order of issue
+static PendingProduct pending_products[kMaxThreads][kMaxProducts];
 static std::mutex machine_lock;
 // A fork waits for the launch that is running, else the child would wait for a lock that nobody holds.
 static const int at_fork = pthread_atfork(
@@ -353,6 +365,17 @@ inline CONVT3D_UNSEEN void land(PendingCopy& copy) {
     watch::clear(copy.to, size_t(copy.bytes));
 }
 
+// Lands the thread's products, oldest first, but for those of the groups after `last`.
+inline CONVT3D_UNSEEN void land_products(Machine& m, int last) {
+  Fiber& fiber = m.fibers[m.current];
+  PendingProduct* products = pending_products[m.current];
+  int landed = 0;
+  for (; landed < fiber.products && products[landed].group <= last; ++landed)
+    products[landed].land(products[landed].sum, products[landed].a, products[landed].b);
+  for (int i = landed; i < fiber.products; ++i) products[i - landed] = products[i];
+  fiber.products -= landed;
+}
+
 inline CONVT3D_UNSEEN void run_block(Machine& m) {
   m.mapped = static_cast<unsigned char*>(watch::map_anew(m.mapped, kMappedBytes));
   m.shared = m.mapped + kSharedGuardBytes;
@@ -371,6 +394,7 @@ inline CONVT3D_UNSEEN void run_block(Machine& m) {
     fiber.state = State::kReady;
     fiber.open_group = 0;
     fiber.copies = 0;
+    fiber.product_group = fiber.products = 0;
     m.generation[i] = 0;
     m.order[i] = m.place[i] = i;
   }
@@ -384,6 +408,13 @@ inline CONVT3D_UNSEEN void run_block(Machine& m) {
       std::snprintf(m.error, sizeof m.error,
                     "emulator: thread %d of block %lld left %d asynchronous copies without a wait",
                     i, static_cast<long long>(m.block), m.fibers[i].copies);
+      return;
+    }
+  for (int i = 0; i < m.threads; ++i)
+    if (m.fibers[i].products) {
+      std::snprintf(m.error, sizeof m.error,
+                    "emulator: thread %d of block %lld left %d products without a wait", i,
+                    static_cast<long long>(m.block), m.fibers[i].products);
       return;
     }
   if (watch::kFencesShared) return;
@@ -494,6 +525,13 @@ inline void load_matrices(Words<4>& to, const void* row) {
   for (int i = 0; i < 4; ++i) to.word[i] = static_cast<const uint32_t*>(rows[i])[word];
 }
 
+inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t which) {
+  const uint64_t bytes = low | uint64_t(high) << 32;
+  uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i) picked |= uint32_t(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  return picked;
+}
+
 inline CONVT3D_UNSEEN uint32_t transpose_matrix(uint32_t word) {
   emulator::Machine& m = emulator::machine();
   const int thread = m.current, lane = thread % kWarpSize, first = thread - lane;
@@ -558,6 +596,69 @@ inline CONVT3D_UNSEEN void multiply_add(float (&sum)[4], const Words<4>& a, uint
   emulator::meet_warp(m, multiply_warp<scalar_t>);
   for (int i = 0; i < 4; ++i) sum[i] += m.products[parity][thread][i];
 }
+
+inline CONVT3D_UNSEEN uint64_t shared_matrix(const void* first, int next_words, int next_rows) {
+  const auto at = static_cast<const unsigned char*>(first) - emulator::machine().shared;
+  if (at % 16 || next_words % 16 || next_rows % 16)
+    emulator::fail("a matrix in shared memory is not aligned", 1);
+  return uint64_t(at) >> 4 | uint64_t(next_words >> 4) << 16 | uint64_t(next_rows >> 4) << 32;
+}
+
+// Row `row` of a matrix in shared memory, its numbers in K one after the other.
+template <typename scalar_t>
+inline void matrix_row(uint64_t matrix, int row, float* to) {
+  constexpr int kInWord = sizeof(uint32_t) / sizeof(scalar_t);
+  const int64_t next_words = (matrix >> 16 & 0x3fff) * 16, next_rows = (matrix >> 32 & 0x3fff) * 16;
+  const unsigned char* at = static_cast<const unsigned char*>(shared_memory()) +
+                            (matrix & 0x3fff) * 16 + row / 8 * next_rows + row % 8 * 16;
+  for (int i = 0; i < 8; ++i)
+    unpack<scalar_t>(reinterpret_cast<const uint32_t*>(at + i / 4 * next_words)[i % 4],
+                     to + i * kInWord);
+}
+
+template <typename scalar_t, int kColumns>
+inline void land_warpgroup_product(float* sum, uint64_t a, uint64_t b) {
+  constexpr int kK = 8 * sizeof(uint32_t) / sizeof(scalar_t);
+  const int thread = thread_index() % (4 * kWarpSize), lane = thread % kWarpSize;
+  float left[2][kK], right[kK];
+  for (int half = 0; half < 2; ++half)
+    matrix_row<scalar_t>(a, thread / kWarpSize * 16 + lane / 4 + half * 8, left[half]);
+  for (int j = 0; j < kColumns / 8; ++j)
+    for (int odd = 0; odd < 2; ++odd) {
+      matrix_row<scalar_t>(b, 8 * j + lane % 4 * 2 + odd, right);
+      for (int half = 0; half < 2; ++half) {
+        float product = 0;
+        for (int k = 0; k < kK; ++k) product += left[half][k] * right[k];
+        sum[4 * j + 2 * half + odd] += product;
+      }
+    }
+}
+
+template <typename scalar_t, int kColumns>
+inline CONVT3D_UNSEEN void warpgroup_multiply(float* sum, uint64_t a, uint64_t b) {
+  emulator::Machine& m = emulator::machine();
+  emulator::Fiber& fiber = m.fibers[m.current];
+  // It may land at any time until its wait: hostile tries at once, and as late as may be.
+  const bool is_late = m.mode == emulator::Mode::kHostile && m.random.below(2);
+  if (!is_late || fiber.products == emulator::kMaxProducts) {
+    emulator::land_products(m, fiber.product_group);
+    land_warpgroup_product<scalar_t, kColumns>(sum, a, b);
+    return;
+  }
+  emulator::pending_products[m.current][fiber.products++] = {
+      land_warpgroup_product<scalar_t, kColumns>, sum, a, b, fiber.product_group};
+}
+inline void warpgroup_begin() {}
+inline CONVT3D_UNSEEN void warpgroup_commit() {
+  emulator::Machine& m = emulator::machine();
+  ++m.fibers[m.current].product_group;
+}
+template <int kPending, int kCount>
+inline CONVT3D_UNSEEN void warpgroup_wait(float (&)[kCount]) {
+  emulator::Machine& m = emulator::machine();
+  emulator::land_products(m, m.fibers[m.current].product_group - 1 - kPending);
+}
+inline void publish_to_products() {}
 
 template <int kBytes>
 inline CONVT3D_UNSEEN void async_copy(void* shared, const void* global, bool valid) {

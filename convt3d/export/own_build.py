@@ -24,6 +24,7 @@ from convt3d.kernels import (
     matrix_multiply,
     matrix_params,
     matrix_store,
+    matrix_warpgroup,
     params,
     primitives,
     weight,
@@ -50,7 +51,7 @@ KERNELS = {
     "matrix": (
         columns.SOURCE,
         *(matrix_params.SOURCE, matrix_load.SOURCE, matrix_multiply.SOURCE),
-        *(matrix_store.SOURCE, matrix.SOURCE),
+        *(matrix_store.SOURCE, matrix_warpgroup.SOURCE, matrix.SOURCE),
     ),
 }
 
@@ -72,7 +73,7 @@ def library(part: str, target: str, device_index: int = 0) -> ctypes.CDLL:
     entry = build.entry_text(family, dtype)
     source = "\n".join([*MACHINES[target], params.SOURCE, *kernels, entry])
     if target == "cuda":
-        flags = [*build.CUDA_FLAGS, *build.architecture_flags(device_index)]
+        flags = [*build.CUDA_FLAGS, *build.architecture_flags(device_index, family)]
         options: dict[str, Any] = {"cpp_sources": [""], "cuda_sources": [source]}
         options["extra_cuda_cflags"] = flags
     else:

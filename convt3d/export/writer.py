@@ -35,6 +35,7 @@ MODULES = (
     "convt3d.kernels.matrix_load",
     "convt3d.kernels.matrix_multiply",
     "convt3d.kernels.matrix_store",
+    "convt3d.kernels.matrix_warpgroup",
     "convt3d.kernels.matrix",
     "convt3d.emulator.watch",
     "convt3d.emulator.host",

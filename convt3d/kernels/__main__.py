@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import itertools
 import os
 import re
 import shutil
@@ -19,6 +18,8 @@ from convt3d import build
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90")
+# Of kernels that have the instructions of compute capability 9.0 alone.
+WARPGROUP_ARCHITECTURES = ("sm_90a",)
 HOST_FLAGS = ("-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 # load_inline forbids these conversions and operators.
 FORBIDDEN_BY_TORCH = (
@@ -27,8 +28,8 @@ FORBIDDEN_BY_TORCH = (
 )
 # Local memory, in bytes, that the kernels for the matrix units may have: sums and operands take most registers, so that
 # ptxas puts variables of the outer loops there, which are read once for hundreds of products. In fp32 operands come in
-# two parts, and each step makes four times the products.
-MATRIX_LOCAL_BYTES, MATRIX_LOCAL_BYTES_SPLIT = 64, 144
+# two parts, and each step makes four times the products; products of warpgroups need no operands in registers.
+MATRIX_LOCAL_BYTES, MATRIX_LOCAL_BYTES_MORE = 64, 144
 CUDA_FLAGS = ("-std=c++17", "-cubin", "-Xptxas", "-v", "-o", os.devnull, *FORBIDDEN_BY_TORCH)
 
 # What ptxas -v says of a function; a kernel's registers and static shared memory follow.
@@ -63,7 +64,8 @@ class Usage:
         """Whether that is more than the part may have."""
         allowed = 0
         if part.startswith("matrix"):
-            allowed = MATRIX_LOCAL_BYTES_SPLIT if part.endswith("_f32") else MATRIX_LOCAL_BYTES
+            has_more = part.endswith("_f32") or ".wg." in part
+            allowed = MATRIX_LOCAL_BYTES_MORE if has_more else MATRIX_LOCAL_BYTES
         return self.is_local and self.stack_bytes > allowed
 
 
@@ -112,19 +114,23 @@ def nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
 
 
+def _target_flag(target: str) -> str:
+    return f"-gencode=arch={target.replace('sm', 'compute')},code={target}"
+
+
 def compile_part(part: str, target: str) -> list[Usage]:
     """Compiles a part without a GPU. Returns what its functions take; nothing for the host.
 
     Args:
         part: family and dtype, such as "gather_f16".
-        target: "host" (as the emulator compiles it, warnings being errors) or "sm_80", "sm_90".
+        target: "host" (as the emulator compiles it, warnings being errors) or an architecture, as "sm_80".
 
     Raises:
         CompileError: the compiler is missing or refuses the part, or the part holds no kernel.
     """
     command, suffix = [os.environ.get("CXX", "g++"), *HOST_FLAGS], "cpp"
     if target != "host":
-        command, suffix = [nvcc() or "nvcc", *CUDA_FLAGS, f"-arch={target}"], "cu"
+        command, suffix = [nvcc() or "nvcc", *CUDA_FLAGS, _target_flag(target)], "cu"
     if shutil.which(command[0]) is None:
         raise CompileError(f"there is no {command[0]}")
     with tempfile.TemporaryDirectory() as folder:
@@ -169,9 +175,16 @@ def run_format(check: bool) -> int:
     return status
 
 
+def targets_of(part: str) -> tuple[str, ...]:
+    """What a part is compiled for here: the host and, where there is nvcc, architectures."""
+    is_for_warpgroups = part.split("_")[0] in build.WARPGROUP_FAMILIES
+    architectures = WARPGROUP_ARCHITECTURES if is_for_warpgroups else ARCHITECTURES
+    return ("host", *architectures) if nvcc() else ("host",)
+
+
 def run_compile() -> int:
     """Compiles every part for every target, side by side, and prints a table. Returns the exit status."""
-    jobs = list(itertools.product(build.PARTS, ("host", *ARCHITECTURES) if nvcc() else ("host",)))
+    jobs = [(part, target) for part in build.PARTS for target in targets_of(part)]
     print("part               target registers shared stack spill  function")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reports = list(pool.map(report_part, jobs))

@@ -164,6 +164,42 @@ __device__ inline Words<4> across(const Neighbours<scalar_t, kCount>* channels, 
   return words;
 }
 
+// Exchanges a slab's four neighbours so that the v-th becomes the (v ^ order)-th. Lanes with orders of their own
+// then write to different banks at once, though each has four neighbours. What is left of the order comes
+// with across.
+template <typename scalar_t>
+__device__ inline void exchange(Neighbours<scalar_t, 4>* channels, int order) {
+  constexpr int kUnits = Neighbours<scalar_t, 4>::kUnits;
+#pragma unroll
+  for (int distance = kUnits / 2; distance > 0; distance /= 2)
+    if (order & (4 / kUnits) * distance)
+#pragma unroll
+      for (int c = 0; c < slab_channels<scalar_t>(); ++c)
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i)
+          if ((i & distance) == 0) {
+            const auto unit = channels[c].unit[i];
+            channels[c].unit[i] = channels[c].unit[i + distance];
+            channels[c].unit[i + distance] = unit;
+          }
+}
+// As across, of the (v ^ order)-th, after that exchange.
+template <typename scalar_t>
+__device__ inline Words<4> across_exchanged(const Neighbours<scalar_t, 4>* channels, int v,
+                                            int order) {
+  if constexpr (sizeof(scalar_t) == 4) {
+    return across<scalar_t, 4>(channels, v);
+  } else {
+    const uint32_t which = (v ^ order) % 2 == 0 ? 0x5410 : 0x7632;
+    Words<4> words;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      words.word[i] =
+          pick_bytes(channels[2 * i].unit[v / 2], channels[2 * i + 1].unit[v / 2], which);
+    return words;
+  }
+}
+
 // What a loading thread takes of every plane. The vectors of a row start at whole vectors of the input,
 // so the first may begin before the row's first position: by `head`.
 // Order: along W, slabs, rows; along the channels instead of W: slabs, positions, rows.
@@ -204,7 +240,7 @@ struct PlaneLoad {
 
 // Loads kVector neighbours along W of all channels of a slab at once and stores them channels first.
 // The first loads are under way before the slot is free. kFew: registers are short.
-template <typename scalar_t, int kVector, bool kFew>
+template <typename scalar_t, int kVector, Engine kEngine, bool kFew>
 __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_t>& load,
                                   const LoaderShare& share, int thread) {
   constexpr int kSlab = slab_channels<scalar_t>(), kBatch = (kVector == 4 ? 3 : 5) - int(kFew);
@@ -256,18 +292,30 @@ __device__ inline void load_plane(const MatrixParams& p, const PlaneLoad<scalar_
       const int before = in_row[j] < at[j] ? -in_row[j] : -at[j];
       const int in_row_left = pitch - in_row[j], left = positions - at[j];
       const int last = in_row_left < left ? in_row_left : left;
+      if constexpr (kEngine == Engine::kWarpgroup && kVector == 4) {
+        const int order = thread / 2 % 4;
+        exchange<scalar_t>(raw[j], order);
 #pragma unroll
-      for (int v = 0; v < kVector; ++v)
-        if (v >= before && v < last)
-          *reinterpret_cast<Words<4>*>(to[j] + unit_of(at[j] + v) * 16) =
-              across<scalar_t, kVector>(raw[j], v);
+        for (int i = 0; i < kVector; ++i) {
+          const int v = i ^ order;
+          if (v >= before && v < last)
+            *reinterpret_cast<Words<4>*>(to[j] + (at[j] + v) * 16) =
+                across_exchanged<scalar_t>(raw[j], i, order);
+        }
+      } else {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v)
+          if (v >= before && v < last)
+            *reinterpret_cast<Words<4>*>(to[j] + plane_unit<kEngine>(at[j] + v) * 16) =
+                across<scalar_t, kVector>(raw[j], v);
+      }
     }
   }
 }
 
 // The same for channels_last_3d: a position's 16 bytes of a slab are as they lie in memory, so they are
 // copied asynchronously, but for what must be rounded.
-template <typename scalar_t>
+template <typename scalar_t, Engine kEngine>
 __device__ inline void load_plane_channels_last(const MatrixParams& p,
                                                 const PlaneLoad<scalar_t>& load,
                                                 const LoaderShare& share) {
@@ -292,7 +340,7 @@ __device__ inline void load_plane_channels_last(const MatrixParams& p,
                             slab * kSlab < load.channels;
         const scalar_t* from =
             inside ? load.from + slab * kSlab + (h * stride_h + w * stride_w) : load.from;
-        to[j] = load.slot + slab * p.at.slab + unit_of(at) * 16;
+        to[j] = load.slot + slab * p.at.slab + plane_unit<kEngine>(at) * 16;
         if constexpr (kRounds) {
           if (inside) words[j] = *reinterpret_cast<const Words<4>*>(from);
         } else {
@@ -320,17 +368,17 @@ __device__ inline void load_plane_channels_last(const MatrixParams& p,
   }
 }
 
-template <typename scalar_t, bool kFew>
+template <typename scalar_t, Engine kEngine, bool kFew>
 __device__ inline void load_any_plane(const MatrixParams& p, const PlaneLoad<scalar_t>& load,
                                       const LoaderShare& share, int thread) {
   if (p.load_channels_last)
-    load_plane_channels_last<scalar_t>(p, load, share);
+    load_plane_channels_last<scalar_t, kEngine>(p, load, share);
   else if (p.load_vector == 4)
-    load_plane<scalar_t, 4, kFew>(p, load, share, thread);
+    load_plane<scalar_t, 4, kEngine, kFew>(p, load, share, thread);
   else if (p.load_vector == 2)
-    load_plane<scalar_t, 2, kFew>(p, load, share, thread);
+    load_plane<scalar_t, 2, kEngine, kFew>(p, load, share, thread);
   else
-    load_plane<scalar_t, 1, kFew>(p, load, share, thread);
+    load_plane<scalar_t, 1, kEngine, kFew>(p, load, share, thread);
 }
 
 }  // namespace convt3d

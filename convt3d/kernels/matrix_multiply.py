@@ -59,14 +59,35 @@ __device__ inline void multiply_operands(float (&sum)[4], const Operand<kSplit>&
   }
 }
 
+// The sums of a warp: 64 columns, all phases along W, kM tiles of 16 channels.
+template <typename W, Engine kEngine, int kM>
+struct Sums {
+  float sum[kM][W::kStride][kRun][4];
+  __device__ void clear() {
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int e = 0; e < W::kStride; ++e)
+#pragma unroll
+        for (int t = 0; t < kRun; ++t)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sum[m][e][t][i] = 0;
+  }
+  // Waits until the products but of the latest kPending planes have landed.
+  template <int kPending>
+  __device__ void finish() {}
+};
+
 // Where the rows and steps of K of an item lie.
 struct ItemWalk {
   const unsigned char* from;       // this lane's run in the slot, first slab
-  const unsigned char* fragments;  // weights
+  const unsigned char* fragments;  // weights: this lane's of the first tap and step
   int position;                    // shift of the first row, with this lane's part of a pair
   int rows, steps;
-  int next_row;                                       // positions
-  int next_step, next_fragments, fragments_row, tap;  // bytes
+  int first_step;  // of the weights
+  int crew, crews;
+  int next_row;        // positions
+  int next_step, tap;  // bytes
 };
 
 // Pairs of neighbouring columns that a run meets.
@@ -87,16 +108,21 @@ __host__ __device__ constexpr int last_use(int pair) {
 // Whether the columns of the next step fit the registers beside the sums, and weights of two taps.
 template <typename W, int kM>
 __host__ __device__ constexpr bool prefetches() {
-  const int registers = multiplying_warps<W, false, kM>() > 8 ? 106 : 146;
+  const int registers = multiplying_warps<W, Engine::kWarp, kM>() > 8 ? 106 : 146;
   return 4 * kM * W::kStride * kRun + 5 * column_pairs<W>() + 8 * kM <= registers;
 }
 
 // sum += weights times positions, for all taps along H of a chunk of a plane and every phase and tap
 // along W.
-template <typename scalar_t, typename W, bool kSplit, int kM>
-__device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], ItemWalk walk,
+template <typename scalar_t, typename W, Engine kEngine, int kM>
+__device__ inline void multiply_item(Sums<W, kEngine, kM>& sums, ItemWalk walk,
                                      const PhaseWork& phase) {
+  constexpr bool kSplit = kEngine == Engine::kSplit;
   constexpr int kPairs = column_pairs<W>();
+  auto& sum = sums.sum;
+  const int next_fragments = walk.crews * (kM * 512);
+  const int fragments_row = phase.next_weights - walk.steps * next_fragments;
+  walk.fragments += walk.first_step * next_fragments;
   const auto load_positions = [&](Operand<kSplit>& b, int position) {
     load_matrices(b.word, walk.from + unit_of(position) * 16);
     b.split();
@@ -111,11 +137,11 @@ __device__ inline void multiply_item(float (&sum)[kM][W::kStride][kRun][4], Item
   int step = 0;
   const auto advance = [&] {  // to the next step, at the end of a row to the next row
     walk.from += walk.next_step;
-    walk.fragments += walk.next_fragments;
+    walk.fragments += next_fragments;
     if (++step < walk.steps) return false;
     step = 0;
     walk.from -= walk.steps * walk.next_step;
-    walk.fragments += walk.fragments_row;
+    walk.fragments += fragments_row;
     walk.position += walk.next_row;
     return true;
   };

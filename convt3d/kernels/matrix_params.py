@@ -71,19 +71,28 @@ struct MatrixParams {
   void* destination_data;
 };
 
-// Warps that multiply: more where their sums leave registers, for one waits while others work.
-template <typename W, bool kSplit, int kM>
+// Who multiplies: a warp; a warp, operands in two parts; four warps together, from shared memory.
+enum class Engine { kWarp, kSplit, kWarpgroup };
+
+// Channels of a tile; a warp has kM tiles.
+template <Engine kEngine>
+__host__ __device__ constexpr int tile_channels() {
+  return kEngine == Engine::kWarpgroup ? 8 : 16;
+}
+// Warps that multiply: more where their sums leave registers, for one waits while others work. Products of a
+// warpgroup do not need that.
+template <typename W, Engine kEngine, int kM>
 __host__ __device__ constexpr int multiplying_warps() {
-  return !kSplit && kM * W::kStride <= 2 ? 12 : 8;
+  return kEngine == Engine::kWarp && kM * W::kStride <= 2 ? 12 : 8;
 }
-// Warps that load: few where the sums of the others take most registers.
-template <typename W, int kM>
+// Loads wait for memory: the more warps load, the better, where registers allow.
+template <typename W, Engine kEngine, int kM>
 __host__ __device__ constexpr int loading_threads() {
-  return (kM * W::kStride * kRun > 24 ? 2 : 4) * kWarpSize;
+  return (kEngine == Engine::kWarpgroup && kM * W::kStride <= 4 ? 8 : 4) * kWarpSize;
 }
-template <typename W, bool kSplit, int kM>
+template <typename W, Engine kEngine, int kM>
 __host__ __device__ constexpr int matrix_threads() {
-  return multiplying_warps<W, kSplit, kM>() * kWarpSize + loading_threads<W, kM>();
+  return multiplying_warps<W, kEngine, kM>() * kWarpSize + loading_threads<W, kEngine, kM>();
 }
 
 // fp32 whose operands are rounded to TF32 on their way to shared memory.
@@ -133,14 +142,18 @@ struct alignas(sizeof(scalar_t) * kCount) Neighbours {
   unit_t unit[kUnits];
 };
 
-// Position of a plane in shared memory -> 16-byte unit.
+// Position of a plane in shared memory -> 16-byte unit. Those of a warpgroup lie without gaps.
 __device__ inline int unit_of(int position) { return position + int(unsigned(position) / kRun); }
+template <Engine kEngine>
+__device__ inline int plane_unit(int position) {
+  return kEngine == Engine::kWarpgroup ? position : unit_of(position);
+}
 
 // Which work is a block's; kept in shared memory, for registers are short.
 struct BlockWork {
   int first_place, part, group, first_channel;
 };
-template <int kM>
+template <Engine kEngine, int kM>
 __device__ inline BlockWork block_work(const MatrixParams& p) {
   int block = int(block_index());
   BlockWork work;
@@ -148,7 +161,7 @@ __device__ inline BlockWork block_work(const MatrixParams& p) {
   block /= p.blocks_per_tile;
   work.part = block % p.parts;
   block /= p.parts;
-  const int channels = p.crews * kM * 16;
+  const int channels = p.crews * kM * tile_channels<kEngine>();
   const int channel_tiles = (p.destination_channels + channels - 1) / channels;
   work.first_channel = block % channel_tiles * channels;
   work.group = block / channel_tiles;

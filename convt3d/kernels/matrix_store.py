@@ -1,7 +1,7 @@
 """forward on the matrix units: sums on their way to the output, through shared memory."""
 
 SOURCE = r"""
-// Needs matrix_params.py.
+// Needs matrix_multiply.py.
 namespace convt3d {
 
 // Sums lie in the registers channel by channel and run by run. A warp stages those of a few channels and
@@ -44,11 +44,11 @@ __device__ inline KeptPlace& kept_place(const MatrixParams& p, unsigned char* st
 }
 
 // Keeps the bias of a block's channels in shared memory, or zeros.
-template <typename scalar_t, int kM>
+template <typename scalar_t, Engine kEngine, int kM>
 __device__ inline void keep_bias(const MatrixParams& p, const BlockWork& work, int threads) {
   float* kept = reinterpret_cast<float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias);
   const scalar_t* bias = static_cast<const scalar_t*>(p.bias_data);
-  for (int c = thread_index(); c < p.crews * kM * 16; c += threads) {
+  for (int c = thread_index(); c < p.crews * kM * tile_channels<kEngine>(); c += threads) {
     const bool is_there = bias && work.first_channel + c < p.destination_channels;
     const int channel = work.group * p.destination_channels + work.first_channel + c;
     kept[c] = is_there ? to_acc(bias[channel * p.bias_stride]) : 0.0f;
@@ -62,7 +62,7 @@ __device__ inline int strip_columns(const MatrixParams& p, int w) {
 }
 
 // Notes what the warp does at the index-th place.
-template <typename scalar_t, typename W, int kM>
+template <typename scalar_t, typename W, Engine kEngine, int kM>
 __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, int index,
                                   unsigned char* staging, int lane) {
   const MatrixPlace place = matrix_place(p, index);
@@ -71,14 +71,19 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
   if (lane == 0) {
     const int before = p.phases_before[work.part * p.sets];
     const int share = work.part * p.sets + warp / (p.flats * p.depths) % p.sets;
-    kept.channel = crew_of(p, warp) * (kM * 16);
+    constexpr int kChannels = kM * tile_channels<kEngine>();
+    kept.channel = crew_of(p, warp) * kChannels;
     const int first_channel = work.first_channel + kept.channel;
     kept.first_channel = work.group * p.destination_channels + first_channel;
-    kept.channels = p.destination_channels - first_channel;
+    const int channels = p.destination_channels - first_channel;
+    kept.channels = channels < kChannels ? channels : kChannels;
     kept.to = place.n * p.destination.outer + kept.first_channel * p.destination.channel;
     kept.first_column = first_column;
     kept.w = place.w;
-    kept.has_columns = kept.channels > 0 && first_column < (p.columns[1] - 1) * p.pitch + p.strip;
+    // A warpgroup multiplies as one; its warps are neighbours in the flat plane.
+    const int together = kEngine == Engine::kWarpgroup ? warp % p.flats % 4 * kWarpColumns : 0;
+    kept.has_columns =
+        channels > 0 && first_column - together < (p.columns[1] - 1) * p.pitch + p.strip;
     kept.index = index;
     kept.depth = warp / p.flats % p.depths;
     kept.first_depth = place.d + kept.depth;
@@ -118,9 +123,11 @@ __device__ inline int staged_chunk(int chunk, int run_chunks) {
 }
 
 // Stages channels 8 * part to 8 * part + 7: [channel][column of the warp][phase along W].
-template <typename scalar_t, typename W, int kM>
-__device__ inline void stage_channels(const float (&sum)[kM][W::kStride][kRun][4], int part,
-                                      float bias, unsigned char* staging, int lane) {
+template <typename scalar_t, typename W, Engine kEngine, int kM>
+__device__ inline void stage_channels(const Sums<W, kEngine, kM>& sums, int part,
+                                      const float* biases, unsigned char* staging, int lane) {
+  const auto& sum = sums.sum;
+  const float bias = biases[lane / 4];
   constexpr int kNumbers = word_numbers<scalar_t>();
   constexpr int kChunks = kRun * W::kStride * int(sizeof(scalar_t)) / 16;  // of a run
   constexpr int kRow = 8 * kChunks * 16 + 16;
@@ -149,7 +156,7 @@ __device__ inline void stage_channels(const float (&sum)[kM][W::kStride][kRun][4
 }
 
 // Stores what is staged; `to` is the first channel's, offset[i] that of the i-th vector from there.
-template <typename scalar_t, typename W, int kVector>
+template <typename scalar_t, typename W, Engine kEngine, int kVector>
 __device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& offset, int edges,
                                       int64_t channel_stride, int channels,
                                       const unsigned char* staging, int lane) {
@@ -165,7 +172,9 @@ __device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& o
 #pragma unroll
   for (int i = 0; i < kVectors / kAcross; ++i) {
     const int byte = (lane % kAcross + i * kAcross) * int(sizeof(Vector));
-    const unsigned char* from = staging + staged_chunk(byte / 16, kRunChunks) * 16 + byte % 16;
+    const int chunk =
+        kEngine == Engine::kWarpgroup ? byte / 16 : staged_chunk(byte / 16, kRunChunks);
+    const unsigned char* from = staging + chunk * 16 + byte % 16;
     scalar_t* at = to + int(offset.word[i]);
     const int left = edges & kInside << i ? channels - my_channel : 0;
 #pragma unroll
@@ -190,11 +199,12 @@ __host__ __device__ constexpr int staged_run() {
 }
 
 // Stages part `part` of the channels: [run][position of the run][phase along W][channel].
-template <typename scalar_t, typename W, int kM>
-__device__ inline void stage_channels_last(const float (&sum)[kM][W::kStride][kRun][4], int part,
-                                           const float (&bias)[2], unsigned char* staging,
-                                           int lane) {
+template <typename scalar_t, typename W, Engine kEngine, int kM>
+__device__ inline void stage_channels_last(const Sums<W, kEngine, kM>& sums, int part,
+                                           const float* biases, unsigned char* staging, int lane) {
+  const auto& sum = sums.sum;
   const int g = lane / 4, t4 = lane % 4;
+  const float bias[2] = {biases[g], sizeof(scalar_t) == 2 ? biases[g + 8] : 0.0f};
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
@@ -266,13 +276,12 @@ __device__ inline void store_channels_last(const MatrixParams& p, const KeptPlac
 // Adds the bias, rounds once and stores one phase of a warp's columns at depth d. Parts of the channels
 // go through the staging one by one; one copy of the code serves all, hence the loops that pick what to
 // stage.
-template <typename scalar_t, typename W, int kM>
-__device__ inline void store_phase(const MatrixParams& p,
-                                   const float (&sum)[kM][W::kStride][kRun][4],
+template <typename scalar_t, typename W, Engine kEngine, int kM>
+__device__ inline void store_phase(const MatrixParams& p, const Sums<W, kEngine, kM>& sums,
                                    unsigned char* staging, int d, const PhaseWork& phase,
                                    int lane) {
   const KeptPlace& kept = kept_place(p, staging);
-  const int g = lane / 4, channels = kept.channels;
+  const int channels = kept.channels;
   const float* bias =
       reinterpret_cast<const float*>(static_cast<unsigned char*>(shared_memory()) + p.at.bias) +
       kept.channel;
@@ -281,10 +290,9 @@ __device__ inline void store_phase(const MatrixParams& p,
   if (p.store_channels_last) {
     constexpr int kAtOnce = staged_channels_last<scalar_t>();
 #pragma unroll 1
-    for (int part = 0; part * kAtOnce < channels && part * kAtOnce < kM * 16; ++part) {
+    for (int part = 0; part * kAtOnce < channels; ++part) {
       const int first = part * kAtOnce;
-      const float added[2] = {bias[first + g], kAtOnce > 8 ? bias[first + g + 8] : 0.0f};
-      stage_channels_last<scalar_t, W, kM>(sum, part, added, staging, lane);
+      stage_channels_last<scalar_t>(sums, part, bias + first, staging, lane);
       warp_barrier();
       if (p.store_vector == 8) {
         if constexpr (sizeof(scalar_t) == 2)
@@ -306,20 +314,24 @@ __device__ inline void store_phase(const MatrixParams& p,
   const int edges = all & ~(lost / kLastRow | lost / kLastColumn);
   const int64_t channel_stride = p.destination.channel;
 #pragma unroll 1
-  for (int part = 0; part < 2 * kM && part * kStagedChannels < channels; ++part) {
+  for (int part = 0; part * kStagedChannels < channels; ++part) {
     const int first = part * kStagedChannels;
-    stage_channels<scalar_t, W, kM>(sum, part, bias[first + g], staging, lane);
+    stage_channels<scalar_t>(sums, part, bias + first, staging, lane);
     warp_barrier();
     const int left = channels - first;
     if (p.store_vector == 8) {
       if constexpr (sizeof(scalar_t) == 2)
-        store_channels<scalar_t, W, 8>(to, offset, edges, channel_stride, left, staging, lane);
+        store_channels<scalar_t, W, kEngine, 8>(to, offset, edges, channel_stride, left, staging,
+                                                lane);
     } else if (p.store_vector == 4) {
-      store_channels<scalar_t, W, 4>(to, offset, edges, channel_stride, left, staging, lane);
+      store_channels<scalar_t, W, kEngine, 4>(to, offset, edges, channel_stride, left, staging,
+                                              lane);
     } else if (p.store_vector == 2) {
-      store_channels<scalar_t, W, 2>(to, offset, edges, channel_stride, left, staging, lane);
+      store_channels<scalar_t, W, kEngine, 2>(to, offset, edges, channel_stride, left, staging,
+                                              lane);
     } else {
-      store_channels<scalar_t, W, 1>(to, offset, edges, channel_stride, left, staging, lane);
+      store_channels<scalar_t, W, kEngine, 1>(to, offset, edges, channel_stride, left, staging,
+                                              lane);
     }
     warp_barrier();
     to += kStagedChannels * channel_stride;

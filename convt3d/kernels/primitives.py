@@ -107,6 +107,11 @@ __device__ inline void load_matrices(Words<4>& to, const void* row) {
                : "r"(at));
 }
 
+// Of the bytes of low (0 to 3) and high (4 to 7), those that the digits of `which` name, the lowest first.
+__device__ inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t which) {
+  return __byte_perm(low, high, which);
+}
+
 // Transposes a matrix of 8 rows of 8 16-bit numbers: lane l has and gets the word l % 4 of row l / 4.
 __device__ inline uint32_t transpose_matrix(uint32_t word) {
   uint32_t transposed;
@@ -132,6 +137,76 @@ CONVT3D_MULTIPLY_ADD(half_t, "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
 CONVT3D_MULTIPLY_ADD(bfloat16_t, "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
 CONVT3D_MULTIPLY_ADD(float, "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef CONVT3D_MULTIPLY_ADD
+
+// ---- products of a warpgroup: compute capability 9.0 only (sm_90a) -----------------------------------
+
+// What a warpgroup's products read lies in shared memory as blocks of 8 rows of 16 bytes, one after the
+// other: `next_words` bytes lead to the block of the same rows and the next 16 bytes in K, `next_rows` to
+// that of the next 8 rows. A shift by 16 bytes adds 1. Source: PTX ISA, Matrix Descriptor Format.
+__device__ inline uint64_t shared_matrix(const void* first, int next_words, int next_rows) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(first));
+  return (at & 0x3ffff) >> 4 | uint64_t(next_words >> 4) << 16 | uint64_t(next_rows >> 4) << 32;
+}
+
+// sum (64 x kColumns) += a (64 x K) times b (kColumns x K), transposed, K being 32 bytes of scalar_t. All
+// warps of a warpgroup must come: 4 whose first is a multiple of 4. In lane l of its w-th warp, with g = l / 4
+// and t = l % 4: sum[4 * j + i] is row 16 * w + g + i / 2 * 8, column 8 * j + 2 * t + i % 2.
+// Lands at some time before the warpgroup_wait that covers it; until then nobody may touch what it reads
+// or sums. Products into the same sums land in order.
+template <typename scalar_t, int kColumns>
+__device__ inline void warpgroup_multiply(float* sum, uint64_t a, uint64_t b);
+#define CONVT3D_SUM_4(i) "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3])
+#define CONVT3D_SUM_8(i) CONVT3D_SUM_4(i), CONVT3D_SUM_4(i + 4)
+#define CONVT3D_SUM_16(i) CONVT3D_SUM_8(i), CONVT3D_SUM_8(i + 8)
+#define CONVT3D_NAMES_4 "%0, %1, %2, %3"
+#define CONVT3D_NAMES_8 CONVT3D_NAMES_4 ", %4, %5, %6, %7"
+#define CONVT3D_NAMES_12 CONVT3D_NAMES_8 ", %8, %9, %10, %11"
+#define CONVT3D_NAMES_16 CONVT3D_NAMES_12 ", %12, %13, %14, %15"
+#define CONVT3D_NAMES_24 CONVT3D_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define CONVT3D_NAMES_32 CONVT3D_NAMES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define CONVT3D_WARPGROUP(scalar_t, columns, k, tail, names, operands, ...)               \
+  template <>                                                                             \
+  __device__ inline void warpgroup_multiply<scalar_t, columns>(float* sum, uint64_t a,    \
+                                                               uint64_t b) {              \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns k " {" names "}, " operands \
+                 ", 1, 1, 1" tail ";"                                                     \
+                 : __VA_ARGS__                                                            \
+                 : "l"(a), "l"(b));                                                       \
+  }
+#define CONVT3D_WARPGROUPS(scalar_t, k, tail)                                               \
+  CONVT3D_WARPGROUP(scalar_t, 8, k, tail, CONVT3D_NAMES_4, "%4, %5", CONVT3D_SUM_4(0))      \
+  CONVT3D_WARPGROUP(scalar_t, 16, k, tail, CONVT3D_NAMES_8, "%8, %9", CONVT3D_SUM_8(0))     \
+  CONVT3D_WARPGROUP(scalar_t, 24, k, tail, CONVT3D_NAMES_12, "%12, %13", CONVT3D_SUM_8(0),  \
+                    CONVT3D_SUM_4(8))                                                       \
+  CONVT3D_WARPGROUP(scalar_t, 32, k, tail, CONVT3D_NAMES_16, "%16, %17", CONVT3D_SUM_16(0)) \
+  CONVT3D_WARPGROUP(scalar_t, 48, k, tail, CONVT3D_NAMES_24, "%24, %25", CONVT3D_SUM_16(0), \
+                    CONVT3D_SUM_8(16))                                                      \
+  CONVT3D_WARPGROUP(scalar_t, 64, k, tail, CONVT3D_NAMES_32, "%32, %33", CONVT3D_SUM_16(0), \
+                    CONVT3D_SUM_16(16))
+CONVT3D_WARPGROUPS(half_t, "k16.f32.f16.f16", ", 0, 0")
+CONVT3D_WARPGROUPS(bfloat16_t, "k16.f32.bf16.bf16", ", 0, 0")
+CONVT3D_WARPGROUPS(float, "k8.f32.tf32.tf32", "")
+#undef CONVT3D_WARPGROUPS
+#undef CONVT3D_WARPGROUP
+
+// Before the first product that adds to sums which were written otherwise.
+__device__ inline void warpgroup_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Closes the warpgroup's group of products issued since the last commit.
+__device__ inline void warpgroup_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits until at most kPending of the latest groups have not landed; with none left, hands over the sums.
+template <int kPending, int kCount>
+__device__ inline void warpgroup_wait(float (&sum)[kCount]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+  if constexpr (kPending == 0)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sum[i])::"memory");
+}
+// What the thread wrote to shared memory before is there for the products of those whom it signals next.
+__device__ inline void publish_to_products() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 __device__ inline double to_acc(double value) { return value; }
 __device__ inline float to_acc(float value) { return value; }

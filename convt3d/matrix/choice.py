@@ -94,7 +94,7 @@ def _is_small(work: MatrixWork, multiprocessors: int) -> bool:
     depth, height, width = (axis.count for axis in work.axes)
     along_d, along_h, _ = work.geometry.stride
     planes = work.geometry.batch * depth * -(-height * width // WARP_COLUMNS)
-    warps = planes * along_d * along_h * work.channel_tiles * work.geometry.groups
+    warps = planes * along_d * along_h * -(-work.channels // 16) * work.geometry.groups
     return warps < 8 * multiprocessors
 
 
@@ -108,22 +108,37 @@ def _tiles(work: MatrixWork) -> Iterator[MatrixTile]:
     strides = work.geometry.stride
     for pattern in dict.fromkeys((work.pattern, None)):
         phases = strides[0] * strides[1] * (1 if pattern else strides[2])
-        most = min(work.most_channel_tiles[pattern[0] if pattern else 1], work.channel_tiles)
-        balanced = -(-work.channel_tiles // -(-work.channel_tiles // most))
-        for channel_tiles in dict.fromkeys((balanced, 1)):
-            warps = warps_for(channel_tiles, pattern[0] if pattern else 1, work.units.splits)
+        for channel_tiles, warpgroups in _engines(work, pattern[0] if pattern else 1):
+            channels = channel_tiles * (8 if warpgroups else 16)
+            stride = pattern[0] if pattern else 1
+            warps = warps_for(channel_tiles, stride, work.units.splits, warpgroups)
             for strip, pitch in _strips(work):
                 for chunk_slabs in _chunk_slabs(work):
                     for crews, flats, depths, sets in SHARES[warps]:
                         if sets > phases or depths > work.axes[0].count:
                             continue
-                        if crews > -(-work.channel_tiles // channel_tiles):
+                        if crews > -(-work.channels // channels) or (warpgroups and flats % 4):
                             continue
                         base = MatrixTile(
                             *(pattern, channel_tiles, crews, flats, depths, sets, 1, strip, pitch),
-                            *(chunk_slabs, 1, "hold", 1),
+                            *(chunk_slabs, 1, "hold", 1, warpgroups),
                         )
                         yield from _variations(work, base, phases)
+
+
+def _engines(work: MatrixWork, stride: int) -> Iterator[tuple[int, bool]]:
+    """(channel tiles of a warp, whether warpgroups multiply): those that divide the channels best, and one."""
+    possible = work.channel_tiles(stride, False)
+    tiles = -(-work.channels // 16)
+    balanced = -(-tiles // -(-tiles // min(possible[-1], tiles)))
+    yield from ((count, False) for count in dict.fromkeys((balanced, 1)))
+    tiles = -(-work.channels // 8)
+
+    def computed(count: int) -> tuple[int, int]:
+        return -(-tiles // count) * count, -count
+
+    best = sorted(work.channel_tiles(stride, True), key=computed)
+    yield from ((count, True) for count in best[:3])
 
 
 def _variations(work: MatrixWork, base: MatrixTile, phases: int) -> Iterator[MatrixTile]:

@@ -17,8 +17,8 @@ class Costs:
     They are for the choice between tiles: some stand for each other where what they count grows together.
 
     Args:
-        product: a product of fragments, of the matrix units that a scheduler has.
-        chain: a product, of the warp that waits for it, where the kernel knows the taps along W.
+        product: a product of fragments, of the matrix units that a scheduler has; of a warpgroup's, a cycle.
+        chain: the same, of the warp that waits for it, where the kernel knows the taps along W.
         chain_any: the same where it does not.
         step: a step of K at one tap along D and H.
         plane: to go on to another plane.
@@ -124,8 +124,54 @@ SPLIT = Costs(
 )
 
 
-def costs_of(units: MatrixUnits) -> Costs:
-    """The costs for numbers of 16 bits, of TF32, or of fp32 in two parts."""
+HALF_WARPGROUP = Costs(
+    product=0.95,
+    chain=0.03,
+    chain_any=0.322,
+    step=12.0,
+    plane=121.0,
+    phase=1970.0,
+    store=2.43,
+    staged=29.2,
+    vector=1.08,
+    unit=1.45,
+    load=1030.0,
+    weight=6.42,
+    stored=7.76,
+    scattered=1.18,
+    place=976.0,
+    block=30800.0,
+    block_weight=0.0376,
+    overlap=1.29,
+    stall=0.719,
+)
+TF32_WARPGROUP = Costs(
+    product=1.15,
+    chain=0.03,
+    chain_any=0.0868,
+    step=12.0,
+    plane=161.0,
+    phase=2500.0,
+    store=13.2,
+    staged=250.0,
+    vector=2.57,
+    unit=1.29,
+    load=889.0,
+    weight=12.1,
+    stored=23.4,
+    scattered=1.66,
+    place=1200.0,
+    block=25800.0,
+    block_weight=0.00125,
+    overlap=1.39,
+    stall=0.569,
+)
+
+
+def costs_of(units: MatrixUnits, tile: MatrixTile) -> Costs:
+    """The costs of a tile for numbers of 16 bits, of TF32, or of fp32 in two parts."""
+    if tile.warpgroups:
+        return HALF_WARPGROUP if units.element_bytes == 2 else TF32_WARPGROUP
     if units.element_bytes == 2:
         return HALF
     return SPLIT if units.splits else TF32
@@ -133,7 +179,7 @@ def costs_of(units: MatrixUnits) -> Costs:
 
 def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     """An estimate of the cycles of a call."""
-    costs = costs_of(work.units)
+    costs = costs_of(work.units, tile)
     multiply, wait = _multiply(work, tile, costs)
     load = _load(work, tile, costs)
     parts = (multiply, wait, load, _store(work, tile, costs))
@@ -162,19 +208,27 @@ def _multiply(work: MatrixWork, tile: MatrixTile, costs: Costs) -> tuple[float, 
     share = tile.parts * tile.sets
     steps = depth * height * (1 if tile.pattern else width) / share
     steps *= work.chunks(tile) * tile.chunk_slabs / 2
-    products = steps * (width if tile.pattern else 1) * 8 * tile.channel_tiles
-    products *= 4 if work.units.splits else 1
+    products = steps * (width if tile.pattern else 1)
+    if tile.warpgroups:
+        together = tile.taps_together
+        columns = together * tile.warp_channels
+        # A product reads 64 rows and `columns` ones of 32 bytes each, 128 bytes a cycle. Measured on an H200: so it is.
+        products *= 4 / together * max(columns / 2, 16 + columns / 4)
+        units = products * work.warps(tile) / 4
+    else:
+        products *= 8 * tile.channel_tiles * (4 if work.units.splits else 1)
+        units = products * work.warps(tile) / SCHEDULERS
     phases = _phases(work, tile) / share
     planes = _planes(work, tile) * work.chunks(tile) / tile.sets
-    elements = phases * tile.channel_tiles * 16 * WARP_COLUMNS * tile.stride
+    elements = phases * tile.warp_channels * WARP_COLUMNS * tile.stride
     wait = (
         products * (costs.chain if tile.pattern else costs.chain_any)
         + steps * costs.step
         + planes * costs.plane
-        + phases * (costs.phase + 2 * tile.channel_tiles * costs.staged)
+        + phases * (costs.phase + tile.warp_channels / 8 * costs.staged)
         + elements / 32 / store_elements(work, tile) * costs.store
     )
-    return products * work.warps(tile) / SCHEDULERS * costs.product, wait
+    return units * costs.product, wait
 
 
 def _load(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
@@ -185,7 +239,7 @@ def _load(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
     units = planes * tile.chunk_slabs * work.positions(tile)
     width = work.geometry.input_size[2]
     vector = next(size for size in (4, 2, 1) if width % size == 0)
-    warps = 2 if tile.channel_tiles * tile.stride > 3 else 4
+    warps = 8 if tile.warpgroups and tile.channel_tiles * tile.stride <= 4 else 4
     cycles = units * (costs.vector / vector + costs.unit) * 4 / warps + planes * costs.load
     if tile.mode == "both":
         taps = work.geometry.taps / tile.parts
@@ -199,7 +253,7 @@ def _store(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
     """Cycles in which memory takes what a step stores."""
     columns = tile.flats * tile.depths * WARP_COLUMNS
     elements = columns * (_phases(work, tile) / tile.parts) * tile.stride
-    size = elements * 16 * tile.block_channel_tiles * work.element_bytes
+    size = elements * tile.block_channels * work.element_bytes
     is_scattered = store_elements(work, tile) * work.element_bytes < 8
     return size / costs.stored * (costs.scattered if is_scattered else 1.0)
 
@@ -220,7 +274,7 @@ def _planes(work: MatrixWork, tile: MatrixTile) -> float:
 def _weights_a_tap(work: MatrixWork, tile: MatrixTile) -> int:
     """Weights of a tap that a block has."""
     channels = work.chunks(tile) * tile.chunk_slabs * 16 // work.element_bytes
-    return channels * 16 * tile.block_channel_tiles
+    return channels * tile.block_channels
 
 
 def store_elements(work: MatrixWork, tile: MatrixTile) -> int:

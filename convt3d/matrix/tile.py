@@ -7,16 +7,23 @@ from dataclasses import dataclass
 
 from convt3d.columns import PATTERNS, Pattern, pattern_name
 
-# Most 16-channel tiles of a block whose sums fit the registers of a thread, by stride along W; and in fp32, whose
-# operands come in two parts.
-MOST_CHANNEL_TILES = {1: 3, 2: 1}
-MOST_CHANNEL_TILES_SPLIT = {1: 1, 2: 1}
+# Channel tiles of a warp that there are kernels for: those whose sums fit the registers, by stride along W. The tiles
+# have 16 channels; in fp32 operands come in two parts. Those of warpgroups have 8.
+CHANNEL_TILES: dict[int, tuple[int, ...]] = {1: (1, 2, 3), 2: (1,)}
+CHANNEL_TILES_SPLIT: dict[int, tuple[int, ...]] = {1: (1,), 2: (1,)}
+CHANNEL_TILES_WARPGROUP: dict[int, tuple[int, ...]] = {1: (1, 2, 3, 4, 6), 2: (1, 2, 4)}
 # Most taps along W that a kernel of fp32 may know, by stride: with more its operands do not fit the registers.
 MOST_TAPS_SPLIT = {1: 7, 2: 5}
 # What stays in shared memory while a block computes the phases of some columns.
 MODES = ("hold", "stream", "both")
-# Kinds of tile, for those who want one of each: whether the kernel knows the taps along W, and the mode.
-STYLES = tuple(f"{kernel}.{mode}" for kernel in ("fixed", "any") for mode in MODES)
+# Kinds of tile, for those who want one of each: whether warpgroups multiply, whether the kernel knows the taps along W,
+# and the mode.
+STYLES = tuple(
+    f"{engine}{kernel}.{mode}"
+    for engine in ("", "wg.")
+    for kernel in ("fixed", "any")
+    for mode in MODES
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class MatrixTile:
 
     Args:
         pattern: one of PATTERNS, or None for the kernel that takes one tap along W at a time.
-        channel_tiles: 16-channel tiles of a warp.
+        channel_tiles: of a warp: of 16 channels, of warpgroups of 8.
         crews: of warps; each computes other channel tiles of the same columns.
         flats: warps along the flat plane, 64 columns each.
         depths: warps along D, one column each.
@@ -38,6 +45,7 @@ class MatrixTile:
         mode: "hold": all weights stay, and the planes of a step while all its phases are computed; "stream": the
             weights stay, planes come tap by tap; "both": weights and planes come tap by tap.
         steps: of `depths` columns along D of a block.
+        warpgroups: whether four warps multiply together; flats are then a multiple of 4.
     """
 
     pattern: Pattern | None
@@ -53,6 +61,7 @@ class MatrixTile:
     slots: int
     mode: str
     steps: int
+    warpgroups: bool = False
 
     @property
     def stride(self) -> int:
@@ -60,19 +69,30 @@ class MatrixTile:
         return self.pattern[0] if self.pattern else 1
 
     @property
-    def block_channel_tiles(self) -> int:
-        """16-channel tiles of a block."""
-        return self.channel_tiles * self.crews
+    def taps_together(self) -> int:
+        """Taps along W that share a product of a warpgroup: taps_together of kernels/matrix_warpgroup.py."""
+        stride, taps, padding = self.pattern or (1, 1, 0)
+        return stride if padding == 0 and taps % stride == 0 else 1
+
+    @property
+    def warp_channels(self) -> int:
+        """Channels of a warp."""
+        return self.channel_tiles * (8 if self.warpgroups else 16)
+
+    @property
+    def block_channels(self) -> int:
+        """Channels of a block."""
+        return self.warp_channels * self.crews
 
     @property
     def family(self) -> str:
         """The family of convt3d.build that runs it."""
-        return family_of(self.pattern)
+        return family_of(self.pattern, self.warpgroups)
 
     @property
     def style(self) -> str:
         """One of STYLES."""
-        return f"{'fixed' if self.pattern else 'any'}.{self.mode}"
+        return f"{'wg.' if self.warpgroups else ''}{'fixed' if self.pattern else 'any'}.{self.mode}"
 
     def __str__(self) -> str:
         crews = f"x{self.crews}" if self.crews > 1 else ""
@@ -83,7 +103,7 @@ class MatrixTile:
 
 
 _TILE_NAME = re.compile(
-    r"matrix\.(any|s(\d+)k(\d+)p(\d+))\.m(\d+)(?:x(\d+))?\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
+    r"matrix\.(wg\.)?(any|s(\d+)k(\d+)p(\d+))\.m(\d+)(?:x(\d+))?\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
     r"\.(hold|stream|both)(\d+)",
     re.ASCII,
 )
@@ -94,16 +114,16 @@ def parse_tile(name: str) -> MatrixTile | None:
     match = _TILE_NAME.fullmatch(name)
     if match is None:
         return None
-    pattern = None if match[1] == "any" else (int(match[2]), int(match[3]), int(match[4]))
-    numbers = [int(number or 1) for number in match.groups()[4:-2]]
+    pattern = None if match[2] == "any" else (int(match[3]), int(match[4]), int(match[5]))
+    numbers = [int(number or 1) for number in match.groups()[5:-2]]
     tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots = numbers
     tile = MatrixTile(
         *(pattern, tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots),
-        *(match[15], int(match[16])),
+        *(match[16], int(match[17]), match[1] is not None),
     )
     return tile if str(tile) == name and (pattern or (2, 2, 0)) in PATTERNS else None
 
 
-def family_of(pattern: Pattern | None) -> str:
-    """`matrix.s2k3p1`: the kernels for a pattern along W, or `matrix.any`."""
-    return f"matrix.{pattern_name(pattern)}"
+def family_of(pattern: Pattern | None, warpgroups: bool = False) -> str:
+    """`matrix.s2k3p1`: the kernels for a pattern along W, or `matrix.any`; `matrix.wg.any` for warpgroups."""
+    return f"matrix.{'wg.' if warpgroups else ''}{pattern_name(pattern)}"

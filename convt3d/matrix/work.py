@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from convt3d.columns import RUN, AxisColumns, Pattern, pattern_of
 from convt3d.geometry import Geometry
 from convt3d.matrix.tile import (
-    MOST_CHANNEL_TILES,
-    MOST_CHANNEL_TILES_SPLIT,
+    CHANNEL_TILES,
+    CHANNEL_TILES_SPLIT,
+    CHANNEL_TILES_WARPGROUP,
     MOST_TAPS_SPLIT,
     MatrixTile,
 )
@@ -50,11 +51,13 @@ class MatrixUnits:
         element_bytes: of the dtype: 2, or 4 for fp32.
         shared_bytes: that a block may have.
         tf32: whether factors are rounded to TF32; else an fp32 one is multiplied in two parts.
+        warpgroups: whether four warps can multiply together.
     """
 
     element_bytes: int
     shared_bytes: int
     tf32: bool = False
+    warpgroups: bool = False
 
     @property
     def splits(self) -> bool:
@@ -62,9 +65,9 @@ class MatrixUnits:
         return self.element_bytes == 4 and not self.tf32
 
 
-def warps_for(channel_tiles: int, stride: int, splits: bool) -> int:
+def warps_for(channel_tiles: int, stride: int, splits: bool, warpgroups: bool) -> int:
     """Warps that multiply, each so many channel tiles and phases along W: their registers limit them."""
-    return 12 if not splits and channel_tiles * stride <= 2 else 8
+    return 12 if not splits and not warpgroups and channel_tiles * stride <= 2 else 8
 
 
 class MatrixWork:
@@ -78,7 +81,7 @@ class MatrixWork:
         axes: D, H and W.
         pattern: that W follows, or None.
         slabs: 16-byte slabs of a group's source channels.
-        channel_tiles: of 16 channels, that a group's destination channels fill.
+        channels: destination channels of a group.
     """
 
     def __init__(self, geometry: Geometry, units: MatrixUnits) -> None:
@@ -89,13 +92,19 @@ class MatrixWork:
         pattern = pattern_of(geometry.axis(2))
         has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT[pattern[0]])
         self.pattern: Pattern | None = pattern if has_kernel else None
+        self.has_warpgroups = units.warpgroups and not split
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
-        self.channel_tiles = -(-geometry.out_channels_per_group // 16)
-        self.most_channel_tiles = MOST_CHANNEL_TILES_SPLIT if split else MOST_CHANNEL_TILES
+        self.channels = geometry.out_channels_per_group
 
     def warps(self, tile: MatrixTile) -> int:
         """That multiply: multiplying_warps of kernels/matrix_params.py."""
-        return warps_for(tile.channel_tiles, tile.stride, self.units.splits)
+        return warps_for(tile.channel_tiles, tile.stride, self.units.splits, tile.warpgroups)
+
+    def channel_tiles(self, stride: int, warpgroups: bool) -> tuple[int, ...]:
+        """Channel tiles of a warp that there are kernels for."""
+        if warpgroups:
+            return CHANNEL_TILES_WARPGROUP[stride] if self.has_warpgroups else ()
+        return (CHANNEL_TILES_SPLIT if self.units.splits else CHANNEL_TILES)[stride]
 
     def splits(self, tile: MatrixTile) -> tuple[bool, bool, bool] | None:
         """Of which axes each part has a single phase; None where there is no such number of parts."""
@@ -211,7 +220,7 @@ class MatrixWork:
 
     def blocks_beside(self, tile: MatrixTile) -> int:
         """Blocks that work at one place: channel tiles, groups and parts of the phases."""
-        tiles = -(-self.channel_tiles // tile.block_channel_tiles)
+        tiles = -(-self.channels // tile.block_channels)
         return tile.parts * tiles * self.geometry.groups
 
     def is_gapless(self, tile: MatrixTile) -> bool:
@@ -226,9 +235,10 @@ class MatrixWork:
         if tile.mode != "both":
             steps *= self.chunks(tile)
         # 16 more, so that the taps of a channel lie in different banks.
-        tap = steps * tile.block_channel_tiles * 512 + 16
+        tap = steps * tile.block_channels * 32 + 16
         reach = self.positions(tile)
-        slab = (reach + reach // RUN + 1) * 16  # products may read one position more than they use
+        # Products may read one position more than they use; those of warpgroups do not, nor do they leave any out.
+        slab = (reach if tile.warpgroups else reach + reach // RUN + 1) * 16
         plane = tile.chunk_slabs * slab
         slot, weights = plane, 0
         staged = math.prod(self.staged_taps(tile)) * tap
@@ -242,7 +252,7 @@ class MatrixWork:
         staging = weights + tile.slots * slot
         signals = staging + self.warps(tile) * staging_warp
         bias = signals + 16 * tile.slots + 16  # two a slot, and one
-        phases = bias + 64 * tile.block_channel_tiles
+        phases = bias + 4 * -(-tile.block_channels // 16) * 16
         block = phases + PHASE_WORK_BYTES * self.phases_together(tile)
         return Layout(
             *(tap, slab, slot, staging_warp, weights, plane, staging, signals, bias, phases),
@@ -257,7 +267,9 @@ class MatrixWork:
             *(tile.channel_tiles, tile.crews, tile.flats, tile.depths, tile.sets, tile.parts),
             *(tile.strip, tile.chunk_slabs, tile.slots, tile.steps),
         )
-        if least < 1 or tile.channel_tiles > self.most_channel_tiles[tile.stride]:
+        if least < 1 or tile.channel_tiles not in self.channel_tiles(tile.stride, tile.warpgroups):
+            return False
+        if tile.warpgroups and tile.flats % 4:
             return False
         if tile.crews * tile.flats * tile.depths * tile.sets != self.warps(tile):
             return False

@@ -29,6 +29,7 @@ LEFT_OUT = {
             "matrix_multiply.py",
             "matrix_params.py",
             "matrix_store.py",
+            "matrix_warpgroup.py",
         ),
         "the emulator chooses these kernels for no call: only cases that name such a plan run them",
     ),
