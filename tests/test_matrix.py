@@ -101,17 +101,16 @@ def integers(geometry: Geometry, dtype: torch.dtype, seed: int) -> list[Tensor |
 
 
 def one_of_each(geometry: Geometry, dtype: str, seed: int) -> list[MatrixTile]:
-    """For every style, channel tiles and share of the warps that a layer has, one tile."""
+    """For every style, channel tiles and share of the warps that a layer has, one tile.
+
+    Of warpgroups only for every style and whether tiles are many: all else is drawn, for they take the emulator long.
+    """
     found: dict[tuple[object, ...], list[MatrixTile]] = {}
     for tile in TileChoice(geometry, units(dtype)).tiles:
-        kind = (
-            tile.style,
-            tile.channel_tiles,
-            tile.crews > 1,
-            tile.depths > 1,
-            tile.sets > 1,
-            tile.parts > 1,
-        )
+        shares = (tile.crews > 1, tile.depths > 1, tile.sets > 1, tile.parts > 1)
+        kind: tuple[object, ...] = (tile.style, tile.channel_tiles, *shares)
+        if tile.warpgroups:
+            kind = (tile.style, tile.channel_tiles > 2)
         found.setdefault(kind, []).append(tile)
     draw = random.Random(seed)
     return [draw.choice(tiles) for tiles in found.values()]
