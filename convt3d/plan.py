@@ -37,8 +37,9 @@ LARGEST_SPLIT = 128
 # Blocks a multiprocessor that split-K aims at.
 BLOCKS_PER_MULTIPROCESSOR = 8
 # Products of channels of a group up to which a call runs on the kernel for few channels, by bytes of an element: the
-# matrix units multiply 16 channels by 16, in fp32 at a quarter of their rate and less, in fp64 not at all.
-MOST_LINE_PRODUCTS = {2: 16, 4: 32, 8: 64}
+# matrix units multiply 16 channels by 16, in fp32 at a quarter of their rate and less, in fp64 not at all. And so many
+# in TF32, which they multiply at once.
+MOST_LINE_PRODUCTS, MOST_LINE_PRODUCTS_TF32 = {2: 16, 4: 64, 8: 64}, 32
 # Source channels of a group from which on fp32 runs on the matrix units. There each operand is cut to 24 bits, in two
 # parts: over so many products those errors drown in what rounding the sum costs in any fp32 kernel.
 FEWEST_SPLIT_CHANNELS = 16
@@ -222,7 +223,10 @@ def _choose_tile(
     """The plan with tiles that forward runs on a GPU; None where there is none."""
     if lines:
         products = geometry.in_channels_per_group * geometry.out_channels_per_group
-        is_for_lines = products <= MOST_LINE_PRODUCTS[lines.element_bytes]
+        most = MOST_LINE_PRODUCTS[lines.element_bytes]
+        if units and units.tf32:
+            most = MOST_LINE_PRODUCTS_TF32
+        is_for_lines = products <= most
         line_tile = line_choice(geometry, lines).best(multiprocessors) if is_for_lines else None
         if line_tile:
             return Plan("lines", 64, tile=line_tile)

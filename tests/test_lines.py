@@ -251,6 +251,9 @@ def test_a_gpu_runs_few_channels_in_lines_and_the_emulator_does_not() -> None:
     assert plan.choose("forward", wider, True, 132, units, lines).kernel == "matrix"
     single = LineUnits(4, SHARED_BYTES, False)
     assert plan.choose("forward", DEPTHWISE, True, 132, None, single).kernel == "lines"
+    for tf32, kernel in ((False, "lines"), (True, "matrix")):  # 8 channels by 8 a group
+        units = MatrixUnits(4, SHARED_BYTES, tf32)
+        assert plan.choose("forward", wider, True, 132, units, single).kernel == kernel
 
 
 @pytest.mark.parametrize("is_last", [False, True])
