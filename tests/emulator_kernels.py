@@ -143,6 +143,36 @@ __global__ void multiply_add_kernel(const TestParams p) {
   for (int i = 0; i < 4; ++i) out<float>(p)[4 * thread_index() + i] = sum[i];
 }
 
+enum Warpgroup { kRightProducts, kNoWarpgroupWait, kReusedTooEarly };
+
+// in: a (64 x K), then b (16 x K), both [16 bytes of K][row]; out: [thread][8 sums] of a times b, twice. Each
+// operand lies a row off its alignment.
+template <typename T, int kVariant>
+__global__ void warpgroup_kernel(const TestParams p) {
+  unsigned char* a = shared<unsigned char>() + 16;
+  unsigned char* b = a + 2 * 64 * 16;
+  for (int i = thread_index(); i < 160; i += p.threads)
+    reinterpret_cast<Words<4>*>(a)[i] = in<Words<4>>(p)[i];
+  publish_to_products();
+  barrier();
+  float sum[8] = {};
+  warpgroup_begin();
+  for (int i = 0; i < 2; ++i) {
+    warpgroup_multiply<T, 16>(sum, shared_matrix(a, 64 * 16, 128), shared_matrix(b, 16 * 16, 128));
+    warpgroup_commit();
+  }
+  if (kVariant == kReusedTooEarly) {
+    warpgroup_wait<1>(sum);
+    for (int i = thread_index(); i < 160; i += p.threads)
+      reinterpret_cast<Words<4>*>(a)[i] = Words<4>{};
+  }
+  if (kVariant != kNoWarpgroupWait) warpgroup_wait<0>(sum);
+  for (int i = 0; i < 8; ++i) out<float>(p)[8 * thread_index() + i] = sum[i];
+}
+__global__ void misaligned_shared_matrix_kernel(const TestParams) {
+  shared_matrix(shared<unsigned char>() + 8, 1024, 128);
+}
+
 // ---- signals --------------------------------------------------------------------------------------
 
 enum Handshake { kWhole, kNoWaitForFull, kNoWaitForEmpty, kOneArrivalShort, kNoWarpBarrier };
@@ -377,6 +407,12 @@ ENTRY(load_matrices, convt3d::load_matrices_kernel)
 ENTRY(load_misaligned_matrices, convt3d::load_misaligned_matrices_kernel)
 ENTRY(transpose_matrix, convt3d::transpose_matrix_kernel)
 ENTRY(multiply_add_float, convt3d::multiply_add_kernel<float>)
+ENTRY(warpgroup_float, (convt3d::warpgroup_kernel<float, convt3d::kRightProducts>))
+ENTRY(warpgroup_half, (convt3d::warpgroup_kernel<convt3d::half_t, convt3d::kRightProducts>))
+ENTRY(warpgroup_bfloat16, (convt3d::warpgroup_kernel<convt3d::bfloat16_t, convt3d::kRightProducts>))
+ENTRY(warpgroup_no_wait, (convt3d::warpgroup_kernel<float, convt3d::kNoWarpgroupWait>))
+ENTRY(warpgroup_reused, (convt3d::warpgroup_kernel<float, convt3d::kReusedTooEarly>))
+ENTRY(misaligned_shared_matrix, convt3d::misaligned_shared_matrix_kernel)
 ENTRY(multiply_add_half, convt3d::multiply_add_kernel<convt3d::half_t>)
 ENTRY(multiply_add_bfloat16, convt3d::multiply_add_kernel<convt3d::bfloat16_t>)
 ENTRY(ring, convt3d::ring_kernel<convt3d::kWhole>)

@@ -232,6 +232,70 @@ def test_of_a_float_a_product_sees_what_tf32_has(kernels: Kernels) -> None:
     assert torch.equal(output, torch.full((32, 4), 1 + 2.0**-10))
 
 
+def in_shared_memory(*operands: Tensor) -> Tensor:
+    """The operands (rows, 32 bytes) as a warpgroup's products find them: [16 bytes of K][row]."""
+    halves = [o.contiguous().view(torch.int32).view(-1, 2, 4).transpose(0, 1) for o in operands]
+    return torch.cat([half.reshape(-1) for half in halves])
+
+
+def run_warpgroup(
+    kernels: Kernels, name: str, operands: Tensor, output: Tensor, seed: int | None
+) -> str:
+    return kernels.run(
+        f"warpgroup_{name}", operands, output, threads=128, shared_bytes=4096, seed=seed
+    )
+
+
+def warpgroup_operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    k = 32 * 8 // torch.finfo(dtype).bits
+    return torch.randint(-9, 10, (64, k)).to(dtype), torch.randint(-9, 10, (16, k)).to(dtype)
+
+
+def warpgroup_sums(output: Tensor) -> Tensor:
+    """The sums (64, 16) of what 128 threads hold of them: (128, 8)."""
+    parts = output.view(4, 8, 4, 2, 2, 2)  # warp, g, t, tile of 8 columns, half of the rows, column
+    return parts.permute(0, 4, 1, 3, 2, 5).reshape(64, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_product_of_a_warpgroup_is_that_of_the_ptx_manual(
+    kernels: Kernels, dtype: torch.dtype
+) -> None:
+    name = {torch.float32: "float", torch.float16: "half"}.get(dtype, "bfloat16")
+    a, b = warpgroup_operands(dtype)
+    for seed in SCHEDULES:
+        output = torch.zeros(128, 8)
+        operands = in_shared_memory(a, b)
+        assert run_warpgroup(kernels, name, operands, output, seed) == ""
+        assert torch.equal(warpgroup_sums(output), 2 * a.float() @ b.float().t())
+
+
+def test_products_that_no_wait_covers_are_an_error_where_they_come_late(kernels: Kernels) -> None:
+    operands = in_shared_memory(*warpgroup_operands(torch.float32))
+    errors = [
+        run_warpgroup(kernels, "no_wait", operands, torch.zeros(128, 8), seed) for seed in SEEDS
+    ]
+    assert any(error.endswith("products without a wait") for error in errors)
+
+
+def test_shared_memory_that_is_reused_while_products_read_it_is_found_by_hostile_schedules(
+    kernels: Kernels,
+) -> None:
+    a, b = warpgroup_operands(torch.float32)
+    wrong = 0
+    for seed in SEEDS:
+        output = torch.zeros(128, 8)
+        operands = in_shared_memory(a, b)
+        assert run_warpgroup(kernels, "reused", operands, output, seed) == ""
+        wrong += not torch.equal(warpgroup_sums(output), 2 * a @ b.t())
+    assert wrong >= len(SEEDS) // 2
+
+
+def test_a_matrix_in_shared_memory_off_its_alignment_is_an_error(kernels: Kernels) -> None:
+    error = kernels.run("misaligned_shared_matrix")
+    assert "emulator: a matrix in shared memory is not aligned" in error
+
+
 # ---- signals ------------------------------------------------------------------------------------
 
 ROUNDS = 6
