@@ -169,7 +169,7 @@ def candidates(
         splits = [count for count in (2, 3, 7) if count <= length]
         plans += [Plan("tiled", width, count) for width in widths for count in splits]
     if primitive == "forward" and units:
-        styles = tile_choice(geometry, units).by_style
+        styles = tile_choice(geometry, units).styles
         plans += [Plan("matrix", 64, style=style) for style in STYLES if style in styles]
     if primitive == "forward" and lines:
         choice = line_choice(geometry, lines)

@@ -251,6 +251,14 @@ def test_fp32_keeps_what_is_not_finite_and_what_is_large(special: float) -> None
         torch.testing.assert_close(got, -0.5 * x, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pattern", KINDS, ids=str)
+def test_the_styles_are_those_of_the_tiles(pattern: Pattern | None, dtype: str) -> None:
+    for seed in range(3):
+        choice = TileChoice(geometry_of(pattern, seed), units(dtype))
+        assert choice.styles == set(choice.by_style) <= set(STYLES)
+
+
 # ---- columns and phases -------------------------------------------------------------------------
 
 

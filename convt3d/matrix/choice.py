@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from convt3d.columns import RUN, Pattern, has_column_form
 from convt3d.geometry import Geometry
 from convt3d.matrix.estimate import estimate
-from convt3d.matrix.tile import MODES, MatrixTile
+from convt3d.matrix.tile import MODES, MatrixTile, styles_of
 from convt3d.matrix.work import WARP_COLUMNS, MatrixUnits, MatrixWork, warps_for
 
 # What the warps that multiply share among them: crews, flats, depths, sets.
@@ -46,6 +46,20 @@ class TileChoice:
             return []
         found = dict.fromkeys(_tiles(self.work))
         return [tile for tile in found if self.work.can_run(tile)]
+
+    @cached_property
+    def styles(self) -> set[str]:
+        """Those that there are tiles of, without a look at every tile."""
+        found: set[str] = set()
+        for kernel in _kernels(self.work) if self.work else ():
+            wanted = set(styles_of(kernel[0], kernel[2])) - found
+            for tile in _tiles_of(self.work, *kernel):  # type: ignore[arg-type]
+                if not wanted:
+                    break
+                if tile.style in wanted and self.work.can_run(tile):  # type: ignore[union-attr]
+                    wanted.remove(tile.style)
+                    found.add(tile.style)
+        return found
 
     @cached_property
     def by_style(self) -> dict[str, list[MatrixTile]]:
@@ -105,25 +119,38 @@ def tile_choice(geometry: Geometry, units: MatrixUnits) -> TileChoice:
 
 
 def _tiles(work: MatrixWork) -> Iterator[MatrixTile]:
+    for kernel in _kernels(work):
+        yield from _tiles_of(work, *kernel)
+
+
+def _tiles_of(
+    work: MatrixWork, pattern: Pattern | None, channel_tiles: int, warpgroups: bool
+) -> Iterator[MatrixTile]:
+    """Those of one kernel."""
     strides = work.geometry.stride
+    stride = pattern[0] if pattern else 1
+    phases = strides[0] * strides[1] * (1 if pattern else strides[2])
+    channels = channel_tiles * (8 if warpgroups else 16)
+    warps = warps_for(channel_tiles, stride, work.units.splits, warpgroups)
+    for strip, pitch in _strips(work):
+        for chunk_slabs in _chunk_slabs(work):
+            for crews, flats, depths, sets in SHARES[warps]:
+                if sets > phases or depths > work.axes[0].count:
+                    continue
+                if crews > -(-work.channels // channels) or (warpgroups and flats % 4):
+                    continue
+                base = MatrixTile(
+                    *(pattern, channel_tiles, crews, flats, depths, sets, 1, strip, pitch),
+                    *(chunk_slabs, 1, "hold", 1, warpgroups),
+                )
+                yield from _variations(work, base, phases)
+
+
+def _kernels(work: MatrixWork) -> Iterator[tuple[Pattern | None, int, bool]]:
+    """(what the kernel knows of W, channel tiles of a warp, whether warpgroups multiply)."""
     for pattern in dict.fromkeys((work.pattern, None)):
-        phases = strides[0] * strides[1] * (1 if pattern else strides[2])
-        for channel_tiles, warpgroups in _engines(work, pattern[0] if pattern else 1):
-            channels = channel_tiles * (8 if warpgroups else 16)
-            stride = pattern[0] if pattern else 1
-            warps = warps_for(channel_tiles, stride, work.units.splits, warpgroups)
-            for strip, pitch in _strips(work):
-                for chunk_slabs in _chunk_slabs(work):
-                    for crews, flats, depths, sets in SHARES[warps]:
-                        if sets > phases or depths > work.axes[0].count:
-                            continue
-                        if crews > -(-work.channels // channels) or (warpgroups and flats % 4):
-                            continue
-                        base = MatrixTile(
-                            *(pattern, channel_tiles, crews, flats, depths, sets, 1, strip, pitch),
-                            *(chunk_slabs, 1, "hold", 1, warpgroups),
-                        )
-                        yield from _variations(work, base, phases)
+        for engine in _engines(work, pattern[0] if pattern else 1):
+            yield (pattern, *engine)
 
 
 def _engines(work: MatrixWork, stride: int) -> Iterator[tuple[int, bool]]:

@@ -16,13 +16,22 @@ CHANNEL_TILES_WARPGROUP: dict[int, tuple[int, ...]] = {1: (1, 2, 3, 4, 6), 2: (1
 MOST_TAPS_SPLIT = {1: 7, 2: 5}
 # What stays in shared memory while a block computes the phases of some columns.
 MODES = ("hold", "stream", "both")
-# Kinds of tile, for those who want one of each: whether warpgroups multiply, whether the kernel knows the taps along W,
-# and the mode.
+
+
+def styles_of(pattern: Pattern | None, warpgroups: bool) -> tuple[str, ...]:
+    """The kinds of tile of a kernel, for those who want one of each.
+
+    They say whether warpgroups multiply, whether the kernel knows the taps along W and, where warps multiply, the mode.
+    """
+    kernel = "fixed" if pattern else "any"
+    return (f"wg.{kernel}",) if warpgroups else tuple(f"{kernel}.{mode}" for mode in MODES)
+
+
 STYLES = tuple(
-    f"{engine}{kernel}.{mode}"
-    for engine in ("", "wg.")
-    for kernel in ("fixed", "any")
-    for mode in MODES
+    style
+    for warpgroups in (False, True)
+    for pattern in (PATTERNS[0], None)
+    for style in styles_of(pattern, warpgroups)
 )
 
 
@@ -92,7 +101,8 @@ class MatrixTile:
     @property
     def style(self) -> str:
         """One of STYLES."""
-        return f"{'wg.' if self.warpgroups else ''}{'fixed' if self.pattern else 'any'}.{self.mode}"
+        styles = styles_of(self.pattern, self.warpgroups)
+        return styles[0] if self.warpgroups else styles[MODES.index(self.mode)]
 
     def __str__(self) -> str:
         crews = f"x{self.crews}" if self.crews > 1 else ""
