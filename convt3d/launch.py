@@ -343,13 +343,6 @@ def _shared_bytes(device: torch.device) -> int:
     return min(plan.SHARED_BYTES.get(known, plan.SHARED_BYTES_ELSEWHERE) for known in capabilities)
 
 
-def has_warpgroups_here() -> bool:
-    """Whether every device here has them, the emulator and all GPUs."""
-    return all(
-        _has_warpgroups(torch.device("cuda", index)) for index in range(torch.cuda.device_count())
-    )
-
-
 @functools.cache
 def _has_warpgroups(device: torch.device) -> bool:
     """Whether four warps can multiply together: on the emulator, and at compute capability 9.0 alone.

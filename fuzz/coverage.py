@@ -277,9 +277,6 @@ def impossibilities(space: Space) -> list[Impossibility]:
     ]
     reason = "matrix units have no fp64"
     rules.append(Impossibility(reason, "forward plan", matrix, "dtype", ("f64",)))
-    reason = "warpgroups multiply no factors in two parts"
-    warpgroups = tuple(name for name in matrix if ".wg." in name)
-    rules.append(Impossibility(reason, "forward plan", warpgroups, "dtype", ("f32",)))
     reason = "the emulator would be busy with it for a minute"
     rules.append(Impossibility(reason, "forward plan", (*matrix, *lines), "size", ("long",)))
     reason = "the kernel for few channels has no pattern in fp64"

@@ -5,7 +5,7 @@ A case string is read without knowing any plan; where one comes in from outside,
 
 from __future__ import annotations
 
-from convt3d import build, launch, plan
+from convt3d import build, plan
 from convt3d.columns import Pattern, pattern_of
 from convt3d.geometry import Geometry
 from convt3d.lines import LINE_STYLES, LineUnits, line_choice, line_family, parse_line_tile
@@ -13,11 +13,10 @@ from convt3d.matrix.tile import family_of, parse_tile
 from convt3d.matrix.work import MatrixUnits
 from fuzz.case import Case, CaseError, format_token
 
-# Of compute capability 8.0, which the emulator has too; newer ones have no less.
+# Of compute capability 8.0, which the emulator has too; newer ones have no less. Plans of warpgroups, which only 9.0
+# has, are not drawn: tests/test_matrix.py runs them on the emulator, and a GPU of 9.0 chooses them by itself.
 MATRIX_UNITS = {
-    dtype: MatrixUnits(
-        element_bytes, plan.SHARED_BYTES[8, 0], dtype == "tf32", launch.has_warpgroups_here()
-    )
+    dtype: MatrixUnits(element_bytes, plan.SHARED_BYTES[8, 0], dtype == "tf32")
     for dtype, element_bytes in {"f16": 2, "bf16": 2, "f32": 4, "tf32": 4}.items()
 }
 
@@ -25,8 +24,6 @@ MATRIX_UNITS = {
 # in constants alone, and tests/test_matrix.py runs each. Under a sanitizer, where a build takes longest, fewer.
 EMULATED_PATTERNS: tuple[Pattern | None, ...] = ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1), None)
 SANITIZED_PATTERNS: tuple[Pattern | None, ...] = ((2, 3, 1), None)
-EMULATED_WARPGROUP_PATTERNS: tuple[Pattern | None, ...] = ((1, 3, 0), (2, 2, 0), None)
-SANITIZED_WARPGROUP_PATTERNS: tuple[Pattern | None, ...] = (None,)
 SANITIZED_DTYPES = ("f32", "tf32", "f16")
 # A size above keeps the emulator busy for a minute, for each place of a block is a round of all its threads.
 LARGEST_TILED_SIZE = 2**15
@@ -77,14 +74,8 @@ def candidate_plans(case: Case, every_pattern: bool = False) -> dict[str, list[s
         choices = [line_choice(shape, lines) for lines in _line_units(case)]
         if choices and all(choice.of_style(style) for choice in choices):
             found["forward"].append(f"lines.{style}")
-    if not every_pattern:
-        pattern = pattern_of(shape.axis(2))
-        usual = {False: _patterns(case.mode), True: _warpgroup_patterns(case.mode)}
-        found["forward"] = [
-            name
-            for name in found["forward"]
-            if "fixed" not in name or pattern in usual[".wg." in name]
-        ]
+    if not every_pattern and pattern_of(shape.axis(2)) not in _patterns(case.mode):
+        found["forward"] = [name for name in found["forward"] if ".fixed" not in name]
     return found
 
 
@@ -108,19 +99,12 @@ def _patterns(mode: str) -> tuple[Pattern | None, ...]:
     return SANITIZED_PATTERNS if mode in build.SANITIZER_FLAGS else EMULATED_PATTERNS
 
 
-def _warpgroup_patterns(mode: str) -> tuple[Pattern | None, ...]:
-    is_sanitized = mode in build.SANITIZER_FLAGS
-    return SANITIZED_WARPGROUP_PATTERNS if is_sanitized else EMULATED_WARPGROUP_PATTERNS
-
-
 def usual_parts(target: str) -> list[str]:
     """The parts that cases meet on a target, to be built before the first of them."""
-    if target == "cuda":
-        missing = () if launch.has_warpgroups_here() else tuple(build.WARPGROUP_FAMILIES)
-        return [part for part in build.PARTS if part.split("_")[0] not in missing]
+    if target == "cuda":  # those of warpgroups, which take longest, are built when they are met
+        return [part for part in build.PARTS if part.split("_")[0] not in build.WARPGROUP_FAMILIES]
     dtypes = SANITIZED_DTYPES if target in build.SANITIZER_FLAGS else tuple(LINE_UNITS)
     families = {family(p) for p in _patterns(target) for family in (family_of, line_family)}
-    families |= {family_of(pattern, True) for pattern in _warpgroup_patterns(target)}
     wanted = {f"{family}_{dtype}" for family in families for dtype in dtypes}
     return [
         part
