@@ -34,6 +34,8 @@ DTYPES = {
     "bf16": torch.bfloat16,
 }
 KINDS = (*PATTERNS, None)
+# Kernels of warpgroups take long to build. Those for patterns differ in constants alone, so that they take turns.
+WARPGROUP_DTYPES = (("f16", "tf32"), ("bf16",))
 # Those of fp32, whose factors come in two parts.
 WARP_STYLES = tuple(style for style in STYLES if not style.startswith("wg."))
 
@@ -135,6 +137,8 @@ def test_every_kernel_gives_the_rounded_exact_answer(
             operands[0] = operands[0].contiguous(memory_format=channels_last)  # type: ignore[union-attr]
         for tile in one_of_each(geometry, dtype, seed):
             patterns.add(tile.pattern)
+            if tile.warpgroups and dtype not in WARPGROUP_DTYPES[KINDS.index(tile.pattern) % 2]:
+                continue
             with runtime.schedule(mode, seed):
                 got = run(geometry, tile, *operands, tf32=dtype == "tf32")
             assert torch.equal(got, expected), str(tile)
