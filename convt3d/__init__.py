@@ -21,4 +21,5 @@ def __getattr__(name: str) -> Any:
     """Imports torch only when the op is used: `convt3d.plan` and `convt3d.geometry` do without."""
     if name not in _HOMES:
         raise AttributeError(f"module 'convt3d' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
+    return globals().setdefault(name, found)  # where it is found from now on

@@ -12,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from convt3d.geometry import integer, triple
 from convt3d.ops import OPERATORS
+from convt3d.ops.autograd import run_forward
 from convt3d.ops.primitives import check_alike, check_dtypes
 
 
@@ -88,7 +89,7 @@ def conv_transpose3d(
     else:
         if not input.is_floating_point():  # a fake tensor's kernel would lose the exception
             check_dtypes(input=input, weight=weight, bias=bias)
-        output = OPERATORS.forward(batched, weight, bias, *parameters)
+        output = run_forward(batched, weight, bias, *parameters)
     return output if input.dim() == 5 else output.squeeze(0)
 
 

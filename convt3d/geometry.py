@@ -23,7 +23,7 @@ import math
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 Triple = tuple[int, int, int]
@@ -90,6 +90,14 @@ class Geometry:
     output_padding: Triple
     dilation: Triple
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of all fields: caches are asked for a geometry at every call."""
+        return hash(tuple(getattr(self, each.name) for each in fields(self)))
+
     @cached_property
     def output_size(self) -> Triple:
         """(D, H, W) of the output."""
@@ -122,7 +130,7 @@ class Geometry:
     def weight_shape(self) -> tuple[int, ...]:
         return (self.in_channels, self.out_channels_per_group, *self.kernel_size)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         return (self.batch, self.out_channels, *self.output_size)
 
@@ -167,6 +175,11 @@ def triple(name: str, value: object) -> Triple:
         ValueError: an integer does not fit 64 bits.
         RuntimeError: the sequence has neither one nor three integers.
     """
+    if type(value) is tuple and len(value) == 3:  # the usual case, and quick
+        depth, height, width = value
+        are_ints = type(depth) is type(height) is type(width) is int
+        if are_ints and abs(depth) | abs(height) | abs(width) < 2**63:
+            return value
     single = _as_int(name, value)
     if single is not None:
         return (single, single, single)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +49,10 @@ MIRRORS: dict[str, type[Params]] = {
 FLAGS = {"gather": 3, "weight": 2, "lines": 0, "matrix": 1}
 # Offsets and loop counters of a 32-bit plan stay below 2^31 with room for a last, partial tile.
 LARGEST_32_BIT_EXTENT = 2**31 - 2**20
+# Bytes up to which the kernels look at alignment: the widest load.
+ALIGNMENT = 16
+# Entries of what is remembered from call to call, for as many kinds of call.
+MOST_REMEMBERED = 4096
 
 
 def allocate(
@@ -76,6 +83,56 @@ def use_libraries(files: Mapping[tuple[str, str], Path]) -> None:
 
 
 _libraries: dict[tuple[str, str], Path] = {}
+
+
+class Remembered(dict[Any, Any]):
+    """What was made for a key; starts anew when it is full. Threads may share it."""
+
+    def keep(self, key: Any, value: Any) -> Any:
+        """Returns the value, which `get` gives from now on."""
+        if len(self) >= MOST_REMEMBERED:
+            self.clear()
+        self[key] = value
+        return value
+
+    def cache_clear(self) -> None:
+        """As of functools.cache."""
+        self.clear()
+
+
+class _Ready(NamedTuple):
+    """A launch but for the addresses: all that follows from what a call's tensors look like."""
+
+    plan: Plan
+    part: str
+    flags: tuple[int, ...]
+    what: str
+    kind: type[Params]
+    head: bytes  # of the struct, up to the addresses
+    pack: Callable[..., bytes]  # makes the rest of it of them
+
+    def launch(self, tensor: Tensor, *tensors: Tensor | None, addresses: list[int]) -> Plan:
+        """Launches it on tensors at those addresses, where the first one is; returns the plan."""
+        params = self.kind.from_buffer_copy(self.head + self.pack(*addresses))
+        params.tensors = tensors
+        _launch(self.part, params, self.flags, tensor, self.what)
+        return self.plan
+
+
+_ready = Remembered()  # of _Ready
+
+
+def _make_ready(
+    primitive: str, chosen: Plan, part: str, flags: tuple[int, ...], params: Params
+) -> _Ready:
+    kind, fields = type(params), params.address_fields()
+    head = bytes(params)[: getattr(kind, fields[0]).offset]
+    pack = struct.Struct(f"{len(fields)}Q").pack
+    return _Ready(chosen, part, flags, f"{primitive} with plan {chosen}", kind, head, pack)
+
+
+def _addresses(*tensors: Tensor | None) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def is_channels_last(*tensors: Tensor) -> bool:
@@ -117,55 +174,72 @@ def gather(
     Raises:
         RuntimeError: a build or a launch failed.
     """
+    tf32 = primitive == "forward" and _rounds_to_tf32(source)
+    addresses = _addresses(source, weight, bias, destination)
+    key = (
+        *(primitive, geometry, plan.in_force(primitive), tf32, source.dtype, source.get_device()),
+        *(source.stride(), weight.stride(), bias is not None and bias.stride()),
+        *(destination.stride(), *[address % ALIGNMENT for address in addresses]),
+    )
+    ready = _ready.get(key) or _ready.keep(
+        key, _prepare_gather(primitive, geometry, tf32, source, weight, bias, destination)
+    )
+    return ready.launch(source, source, weight, bias, destination, addresses=addresses)
+
+
+def _prepare_gather(
+    primitive: str,
+    geometry: Geometry,
+    tf32: bool,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    destination: Tensor,
+) -> _Ready:
+    """Chooses the plan, and fills its struct."""
     for_matrix = primitive == "forward" and _may_use_matrix_units(source, destination)
     chosen = plan.choose(
         primitive,
         geometry,
         _fit_32_bits(source, weight, destination),
         _multiprocessors(source.device),
-        _matrix_units(source) if for_matrix else None,
+        _matrix_units(source, tf32) if for_matrix else None,
         _line_units(destination) if primitive == "forward" else None,
     )
-    what = f"{primitive} with plan {chosen}"
     if isinstance(chosen.tile, LineTile):
-        tile, units = chosen.tile, _line_units(destination)
-        lines = line_params(geometry, tile, units, source, weight, bias, destination)
-        _launch(f"{tile.family}_{DTYPE_NAMES[source.dtype]}", lines, (), source, what)
-        return chosen
+        of_lines = _line_units(destination)
+        lines = line_params(geometry, chosen.tile, of_lines, source, weight, bias, destination)
+        part = f"{chosen.tile.family}_{DTYPE_NAMES[source.dtype]}"
+        return _make_ready(primitive, chosen, part, (), lines)
     if chosen.tile:
         count = _multiprocessors(source.device)
-        wanted = _matrix_units(source)
+        units = _matrix_units(source, tf32)
         matrix = matrix_params(
-            *(geometry, chosen.tile, wanted, source, weight, bias, destination, count)
+            *(geometry, chosen.tile, units, source, weight, bias, destination, count)
         )
-        dtype = "tf32" if wanted.tf32 else DTYPE_NAMES[source.dtype]
-        part = f"{chosen.tile.family}_{dtype}"
-        _launch(part, matrix, (chosen.tile.channel_tiles,), source, what)
-        return chosen
+        part = f"{chosen.tile.family}_{'tf32' if tf32 else DTYPE_NAMES[source.dtype]}"
+        return _make_ready(primitive, chosen, part, (chosen.tile.channel_tiles,), matrix)
     template = _gather_template(
         primitive, geometry, source.stride(), weight.stride(), destination.stride()
     )
     params = GatherParams.from_buffer_copy(template)
     params.bias_stride = 0 if bias is None else bias.stride(0)
-    params.point_to(
-        source_data=source, weight_data=weight, bias_data=bias, destination_data=destination
-    )
     is_forward = int(primitive == "forward")
     flags = (is_forward, int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
-    _launch(f"gather_{DTYPE_NAMES[source.dtype]}", params, flags, source, what)
-    return chosen
+    part = f"gather_{DTYPE_NAMES[source.dtype]}"
+    return _make_ready(primitive, chosen, part, flags, params)
 
 
 def _may_use_matrix_units(source: Tensor, destination: Tensor) -> bool:
     return source.dtype != torch.float64 and planes_fit(source, destination)
 
 
-def _matrix_units(source: Tensor) -> MatrixUnits:
+def _matrix_units(source: Tensor, tf32: bool) -> MatrixUnits:
     """What the kernel for the matrix units has here."""
     return MatrixUnits(
         source.element_size(),
         _shared_bytes(source.device),
-        _rounds_to_tf32(source),
+        tf32,
         _has_warpgroups(source.device),
     )
 
@@ -206,6 +280,32 @@ def weight_gradient(
     Raises:
         RuntimeError: a build or a launch failed.
     """
+    tensors = (input, grad_output, grad_weight, grad_bias)
+    addresses = _addresses(*tensors)
+    key = (
+        *("grad_weight", geometry, plan.in_force("grad_weight"), grad_output.dtype),
+        *(grad_output.get_device(), *[address % ALIGNMENT for address in addresses]),
+        *(tensor is not None and tensor.stride() for tensor in tensors),
+    )
+    ready = _ready.get(key) or _ready.keep(key, _prepare_weight(geometry, *tensors))
+    partials = None
+    if ready.plan.splits > 1:
+        elements = sum(t.numel() for t in (grad_weight, grad_bias) if t is not None)
+        accumulator = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
+        shape = (ready.plan.splits, elements)
+        partials = allocate(shape, accumulator, grad_output.device, False)
+    addresses += _addresses(partials)
+    return ready.launch(grad_output, *tensors, partials, addresses=addresses)
+
+
+def _prepare_weight(
+    geometry: Geometry,
+    input: Tensor | None,
+    grad_output: Tensor,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+) -> _Ready:
+    """Chooses the plan, and fills its struct."""
     strided = [t for t in (input, grad_output, grad_weight) if t is not None]
     chosen = plan.choose(
         "grad_weight", geometry, _fit_32_bits(*strided), _multiprocessors(grad_output.device)
@@ -219,22 +319,9 @@ def weight_gradient(
     )
     params = WeightParams.from_buffer_copy(template)
     params.want_weight, params.want_bias = grad_weight is not None, grad_bias is not None
-    partials = None
-    if chosen.splits > 1:
-        elements = sum(t.numel() for t in (grad_weight, grad_bias) if t is not None)
-        accumulator = torch.float64 if grad_output.dtype == torch.float64 else torch.float32
-        partials = allocate((chosen.splits, elements), accumulator, grad_output.device, False)
-    params.point_to(
-        input_data=input,
-        grad_output_data=grad_output,
-        grad_weight_data=grad_weight,
-        grad_bias_data=grad_bias,
-        partials=partials,
-    )
     flags = (int(chosen.kernel == "tiled"), int(chosen.index_bits == 64))
     part = f"weight_{DTYPE_NAMES[grad_output.dtype]}"
-    _launch(part, params, flags, grad_output, f"grad_weight with plan {chosen}")
-    return chosen
+    return _make_ready("grad_weight", chosen, part, flags, params)
 
 
 def _launch(
@@ -246,17 +333,29 @@ def _launch(
 ) -> None:
     """Calls the part on the tensor's device, on its current stream."""
     if tensor.is_cuda:
-        with torch.cuda.device(tensor.device):
-            entry = _entry(part, "cuda", tensor.device.index)
-            stream = torch.cuda.current_stream(tensor.device).cuda_stream
-            error = entry(ctypes.byref(params), *flags, stream)
+        index = tensor.get_device()
+        with _STAY if index == torch.cuda.current_device() else torch.cuda.device(index):
+            entry = _entry(part, "cuda", index)
+            error = entry(ctypes.byref(params), *flags, _current_stream(index))
         message = error.decode() if error else ""
     else:
         message = _emulate(part, params, flags)
+    if not message:
+        return
     if message.partition(":")[0] in runtime.FINDERS:
         raise runtime.EmulatorError(f"{message}; {what}")
-    if message:
-        raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {message}")
+    raise RuntimeError(f"convt3d: {what} failed on {tensor.device}: {message}")
+
+
+_STAY = nullcontext()  # on the current device
+
+
+def _stream_of(device_index: int) -> int:
+    return torch.cuda.current_stream(device_index).cuda_stream
+
+
+# What PyTorch's own generated code calls; it makes no object.
+_current_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_of)
 
 
 def _emulate(part: str, params: Params, flags: tuple[int, ...]) -> str:
@@ -275,7 +374,8 @@ def _emulate(part: str, params: Params, flags: tuple[int, ...]) -> str:
             tensor.data_ptr(),
             _span_bytes(tensor),
         )
-        for field, tensor in params.tensors.items()
+        for field, tensor in zip(params.address_fields(), params.tensors)
+        if tensor is not None
     ]
     return sanitized.launch(mode, _sanitizer_runtime(mode), call, regions)
 

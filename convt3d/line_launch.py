@@ -20,15 +20,12 @@ def line_params(
     bias: Tensor | None,
     destination: Tensor,
 ) -> LineParams:
-    """Returns the struct for forward from source (input) to destination (output), with its pointers."""
+    """Returns the struct for forward from source (input) to destination (output), without its addresses."""
     template = _line_template(
         geometry, tile, units, source.stride(), weight.stride(), destination.stride()
     )
     params = LineParams.from_buffer_copy(template)
     params.bias_stride = 0 if bias is None else bias.stride(0)
-    params.point_to(
-        source_data=source, weight_data=weight, bias_data=bias, destination_data=destination
-    )
     return params
 
 
@@ -41,7 +38,7 @@ def _line_template(
     weight: tuple[int, ...],
     destination: tuple[int, ...],
 ) -> bytes:
-    """Returns the struct without its pointers."""
+    """Returns the struct but for the stride of the bias."""
     work = LineWork(geometry, units)
     layout = work.layout(tile)
     params = LineParams(

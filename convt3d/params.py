@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -45,15 +45,14 @@ def make_strides(strides: Sequence[int]) -> Strides:
 
 
 class Params(ctypes.Structure):
-    """A parameter struct that knows its tensors."""
+    """A parameter struct, which ends with the addresses of its tensors and knows them."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: tuple[Tensor | None, ...]  # in the order of the addresses
 
-    def point_to(self, **tensors: Tensor | None) -> None:
-        """Sets the pointers, field by field; those of None stay null."""
-        self.tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        for name, tensor in self.tensors.items():
-            setattr(self, name, tensor.data_ptr())
+    @classmethod
+    def address_fields(cls) -> list[str]:
+        """Names of the fields that are addresses."""
+        return [field[0] for field in cls._fields_ if field[1] is ctypes.c_void_p]
 
 
 class GatherParams(Params):

@@ -321,6 +321,11 @@ def forced_tf32() -> bool | None:
     return _tf32
 
 
+def in_force(primitive: str) -> tuple[Plan, int] | None:
+    """Returns what decides `choose` besides its arguments: a forced plan and its variation, or None."""
+    return (_forced[primitive], _variation) if primitive in _forced else None
+
+
 # Process-wide, not a context variable: autograd runs backward on threads of its own.
 _forced: dict[str, Plan] = {}
 _variation = 0

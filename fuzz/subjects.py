@@ -124,7 +124,7 @@ def _run_convt3d(case: Case, gradient: str | None = None) -> Outcome:
     memory = FarMemory(case.seed) if case.layout == "far" else _memory(device)
     with (
         _allocating_in(memory),
-        _noting_plans() as ran,
+        noting_plans() as ran,
         plan.forced(plans, variation=case.seed, tf32=case.dtype == "tf32"),
         runtime.schedule(case.mode if case.mode in runtime.MODES else "fast", case.schedule),
         _on_side_stream(device) if case.mode == "delayed" else nullcontext(),
@@ -235,21 +235,26 @@ def _allocating_in(memory: Memory) -> Iterator[None]:
 
 
 @contextmanager
-def _noting_plans() -> Iterator[dict[str, str]]:
+def noting_plans() -> Iterator[dict[str, str]]:
     """Notes which plan ran each primitive."""
     ran: dict[str, str] = {}
 
-    def choose(primitive: str, *arguments: Any) -> plan.Plan:
-        chosen = original(primitive, *arguments)
+    def gather(primitive: str, *arguments: Any) -> plan.Plan:
+        chosen = of_gather(primitive, *arguments)
         ran[primitive] = str(chosen)
         return chosen
 
-    original = plan.choose
-    plan.choose = choose  # type: ignore[assignment]
+    def weight_gradient(*arguments: Any) -> plan.Plan:
+        chosen = of_weight(*arguments)
+        ran["grad_weight"] = str(chosen)
+        return chosen
+
+    of_gather, of_weight = launch.gather, launch.weight_gradient
+    launch.gather, launch.weight_gradient = gather, weight_gradient  # type: ignore[assignment]
     try:
         yield ran
     finally:
-        plan.choose = original
+        launch.gather, launch.weight_gradient = of_gather, of_weight
 
 
 def _device_name() -> str:

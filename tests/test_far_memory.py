@@ -108,10 +108,9 @@ def test_a_kernel_that_drops_strides_is_wrong_on_far_tensors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launch, "make_strides", lambda strides: params.Strides(0, 0))
-    for template in (
-        "_gather_template",
-        "_weight_template",
-    ):  # what they make now must not be remembered
+    # What is made now must not be remembered.
+    monkeypatch.setattr(launch, "_ready", launch.Remembered())
+    for template in ("_gather_template", "_weight_template"):
         monkeypatch.setattr(launch, template, getattr(launch, template).__wrapped__)
     outcome = subjects.convt3d(CASE)
     judgement = checks.judge(CASE, bounds.expect(CASE, data.generate(CASE)), outcome, "convt3d")

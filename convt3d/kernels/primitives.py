@@ -9,6 +9,7 @@ SOURCE = r"""
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <pthread.h>
 
 namespace convt3d {
 
@@ -249,15 +250,41 @@ __device__ inline uint32_t round_pair<bfloat16_t>(float first, float second) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+constexpr int kSharedBytesUnasked = 48 * 1024;  // that a block of any kernel may have
+
+// Lets the blocks of a kernel have more, on the current device. Asking takes the driver a while, so that it is asked
+// once for a kernel and a device, and again only for more than before: another thread may be about to launch.
+inline cudaError_t allow_shared_memory(const void* kernel, int bytes) {
+  struct Allowed {
+    const void* kernel;
+    int device, bytes;
+    Allowed* next;
+  };
+  static Allowed* first = nullptr;
+  static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;  // <mutex> would cost every build 0.4 s
+  int device;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  pthread_mutex_lock(&turn);
+  Allowed* found = first;
+  while (found && (found->kernel != kernel || found->device != device)) found = found->next;
+  if (!found) found = first = new Allowed{kernel, device, kSharedBytesUnasked, first};
+  if (found->bytes < bytes) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (error == cudaSuccess) found->bytes = bytes;
+  }
+  pthread_mutex_unlock(&turn);
+  return error;
+}
+
 // Launches a grid of `blocks` one-dimensional blocks; returns null, or what went wrong.
 template <typename Params>
 const char* launch(void (*kernel)(Params), int64_t blocks, int threads, int shared_bytes,
                    void* stream, const Params& params) {
   if (blocks < 1 || blocks > 0x7fffffff) return "a grid must have 1 to 2^31 - 1 blocks";
-  if (shared_bytes > 48 * 1024) {  // above this a kernel must ask
+  if (shared_bytes > kSharedBytesUnasked) {
     const cudaError_t error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+        allow_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
     if (error != cudaSuccess) return cudaGetErrorString(error);
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,

@@ -26,7 +26,7 @@ def matrix_params(
     destination: Tensor,
     multiprocessors: int,
 ) -> MatrixParams:
-    """Returns the struct for forward from source (input) to destination (output), with its pointers."""
+    """Returns the struct for forward from source (input) to destination (output), without its addresses."""
     template = _template(
         geometry,
         tile,
@@ -38,9 +38,6 @@ def matrix_params(
     )
     params = MatrixParams.from_buffer_copy(template)
     params.bias_stride = 0 if bias is None else bias.stride(0)
-    params.point_to(
-        source_data=source, weight_data=weight, bias_data=bias, destination_data=destination
-    )
     return params
 
 
@@ -72,7 +69,7 @@ def _template(
     weight: tuple[tuple[int, ...], int],
     destination: tuple[tuple[int, ...], int],
 ) -> bytes:
-    """Returns the struct without its pointers; of a tensor there are strides and alignment."""
+    """Returns the struct but for the stride of the bias; of a tensor there are strides and alignment."""
     work = MatrixWork(geometry, units)
     params = MatrixParams(
         batch=geometry.batch,

@@ -11,6 +11,7 @@ and any order of derivative, in any mix of modes, needs no further kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
@@ -21,7 +22,35 @@ from torch.autograd import forward_ad
 
 from convt3d import launch
 from convt3d.ops import guards
-from convt3d.ops.primitives import LIBRARY, OPERATORS
+from convt3d.ops.primitives import (
+    LIBRARY,
+    OPERATORS,
+    as_tuples,
+    plain_forward,
+    plain_grad_input,
+    plain_grad_weight,
+)
+
+
+def run_forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any) -> Any:
+    """Calls the forward operator, by the short way if it is open; parameters are tuples."""
+    if guards.is_plain(input, weight, bias):
+        return _Forward.run((input, weight, bias), parameters)
+    return OPERATORS.forward(input, weight, bias, *parameters)
+
+
+def run_grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Any:
+    """Calls the operator grad_input likewise."""
+    if guards.is_plain(grad_output, weight):
+        return _GradInput.run((grad_output, weight), rest)
+    return OPERATORS.grad_input(grad_output, weight, *rest)
+
+
+def run_grad_weight(input: Tensor, grad_output: Tensor, *rest: Any) -> Any:
+    """Calls the operator grad_weight likewise."""
+    if guards.is_plain(input, grad_output):
+        return _GradWeight.run((input, grad_output), rest)
+    return OPERATORS.grad_weight(input, grad_output, *rest)
 
 
 class _Node(torch.autograd.function._SingleLevelFunction):
@@ -38,13 +67,35 @@ class _Node(torch.autograd.function._SingleLevelFunction):
         """Tells compiled autograd nodes apart, as torch.autograd.Function does, which alone has it."""
         return (ctx._autograd_function_id,)
 
+    name: str
+    operands: int  # tensors that it takes before the rest
+    plain: Callable[..., Any]  # its kernel for plain tensors
+
+    @classmethod
+    def run(cls, operands: tuple[Tensor | None, ...], rest: tuple[Any, ...]) -> Any:
+        """Runs the operator on plain tensors; see Note [The short way]."""
+        if guards.is_recorded(*operands):
+            return cls.apply(*operands, *rest, True)
+        return cls.plain(*operands, *rest)
+
     @classmethod
     def record(cls, *arguments: Any) -> Any:
-        """Runs the operator; the Autograd kernel."""
+        """Runs the operator on any tensors; the Autograd kernel."""
+        operands, rest = arguments[: cls.operands], as_tuples(arguments[cls.operands :])
+        if guards.is_plain(*operands):
+            return cls.run(operands, rest)
         if not torch._C._are_functorch_transforms_active():
-            return cls.apply(*arguments)
+            return cls.apply(*operands, *rest, False)
         with enable_single_level_autograd_function():
-            return cls.apply(*arguments)
+            return cls.apply(*operands, *rest, False)
+
+
+def _run_below(node: type[_Node], is_plain: bool, *arguments: Any) -> Any:
+    """Runs what is below a node: its kernel if the tensors are plain."""
+    if is_plain:
+        return node.plain(*arguments)
+    with _below():
+        return getattr(OPERATORS, node.name)(*arguments)
 
 
 def _below() -> AbstractContextManager[Any]:
@@ -87,7 +138,7 @@ def _linked(result: Tensor | None, operand: Tensor) -> Tensor | None:
     ):  # gradients of constants are zero there, no error
         return result
     operand = torch._C._functorch.unwrap_if_dead(operand)  # left of a transform that is over
-    return _Link.record(result, operand) if operand.requires_grad else result
+    return _Link.apply(result, operand) if operand.requires_grad else result
 
 
 class _Link(_Node):
@@ -111,14 +162,14 @@ class _Link(_Node):
 
 
 class _Forward(_Node):
+    name, operands, plain = "forward", 3, staticmethod(plain_forward)
+
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
-    ) -> Any:
-        _save(ctx, input, weight)
-        ctx.parameters = parameters
-        with _below():
-            output = OPERATORS.forward(input, weight, bias, *parameters)
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+        *parameters, is_plain = rest
+        _save(ctx, is_plain, input, weight)
+        ctx.parameters = tuple(parameters)
+        output = _run_below(_Forward, is_plain, input, weight, bias, *parameters)
         ctx.output_shape = output.shape
         return output
 
@@ -131,16 +182,16 @@ class _Forward(_Node):
             # Not as the incoming gradient lies, which may be one number expanded to all elements.
             rest = (*ctx.parameters, launch.is_channels_last(input, weight))
             if wants_input:
-                of_input = OPERATORS.grad_input(gradient, weight, *rest)
+                of_input = run_grad_input(gradient, weight, *rest)
             if wants_weight or wants_bias:
-                of_weight, of_bias = OPERATORS.grad_weight(
+                of_weight, of_bias = run_grad_weight(
                     input, gradient, weight.shape[2:], *rest, wants_weight, wants_bias
                 )
             of_weight = of_weight if wants_weight else None
             of_bias = of_bias if wants_bias else None
             of_input, of_weight = _linked(of_input, input), _linked(of_weight, weight)
             of_bias = _linked(_linked(of_bias, input), weight)
-        return (of_input, of_weight, of_bias, *(None,) * len(ctx.parameters))
+        return (of_input, of_weight, of_bias, *(None,) * len(ctx.parameters), None)
 
     @staticmethod
     def jvp(ctx: Any, input: Any, weight: Any, bias: Any, *_: Any) -> Any:
@@ -157,12 +208,13 @@ class _Forward(_Node):
 
 
 class _GradInput(_Node):
+    name, operands, plain = "grad_input", 2, staticmethod(plain_grad_input)
+
     @staticmethod
     def forward(ctx: Any, grad_output: Tensor, weight: Tensor, *rest: Any) -> Any:
-        _save(ctx, grad_output, weight)
-        ctx.rest = rest
-        with _below():
-            return OPERATORS.grad_input(grad_output, weight, *rest)
+        *ctx.rest, is_plain = rest
+        _save(ctx, is_plain, grad_output, weight)
+        return _run_below(_GradInput, is_plain, grad_output, weight, *ctx.rest)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> Any:
@@ -171,14 +223,14 @@ class _GradInput(_Node):
             grad_output, weight = ctx.saved_tensors
             wants_grad_output, wants_weight = _wanted(ctx, 2)
             if wants_grad_output:
-                of_grad_output = OPERATORS.forward(gradient, weight, None, *ctx.rest[:-1])
+                of_grad_output = run_forward(gradient, weight, None, *ctx.rest[:-1])
             if wants_weight:
-                of_weight, _ = OPERATORS.grad_weight(
+                of_weight, _ = run_grad_weight(
                     gradient, grad_output, weight.shape[2:], *ctx.rest, True, False
                 )
             of_grad_output = _linked(of_grad_output, grad_output)
             of_weight = _linked(of_weight, weight)
-        return (of_grad_output, of_weight, *(None,) * len(ctx.rest))
+        return (of_grad_output, of_weight, *(None,) * len(ctx.rest), None)
 
     @staticmethod
     def jvp(ctx: Any, grad_output: Any, weight: Any, *_: Any) -> Any:
@@ -193,12 +245,13 @@ class _GradInput(_Node):
 
 
 class _GradWeight(_Node):
+    name, operands, plain = "grad_weight", 2, staticmethod(plain_grad_weight)
+
     @staticmethod
     def forward(ctx: Any, input: Tensor, grad_output: Tensor, *rest: Any) -> Any:
-        _save(ctx, input, grad_output)
-        ctx.rest = rest
-        with _below():
-            return OPERATORS.grad_weight(input, grad_output, *rest)
+        *ctx.rest, is_plain = rest
+        _save(ctx, is_plain, input, grad_output)
+        return _run_below(_GradWeight, is_plain, input, grad_output, *ctx.rest)
 
     @staticmethod
     def backward(ctx: Any, of_weight: Tensor | None, of_bias: Tensor | None) -> Any:
@@ -209,15 +262,16 @@ class _GradWeight(_Node):
         wants_input, wants_grad_output = _wanted(ctx, 2)
         of_input = of_grad_output = None
         if wants_input and of_weight is not None:
-            of_input = OPERATORS.grad_input(grad_output, of_weight, *parameters, channels_last)
+            of_input = run_grad_input(grad_output, of_weight, *parameters, channels_last)
         if wants_grad_output and of_weight is not None:
-            of_grad_output = OPERATORS.forward(input, of_weight, of_bias, *parameters)
+            of_grad_output = run_forward(input, of_weight, of_bias, *parameters)
         elif wants_grad_output and of_bias is not None:
             of_grad_output = of_bias[:, None, None, None].expand(grad_output.shape)
         return (
             _linked(of_input, input),
             _linked(of_grad_output, grad_output),
             *(None,) * len(ctx.rest),
+            None,
         )
 
     @staticmethod
@@ -240,10 +294,11 @@ class _GradWeight(_Node):
             return _total(of_weights), of_bias
 
 
-def _save(ctx: Any, *operands: Tensor) -> None:
-    """Keeps the operands for both modes; what is not there is None, and no tensor of zeros."""
+def _save(ctx: Any, is_plain: bool, *operands: Tensor) -> None:
+    """Keeps the operands, of plain ones not for forward mode; what is not there is None, and no tensor of zeros."""
     ctx.save_for_backward(*operands)
-    ctx.save_for_forward(*operands)
+    if not is_plain:
+        ctx.save_for_forward(*operands)
     ctx.set_materialize_grads(False)
 
 

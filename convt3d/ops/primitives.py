@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,12 +33,73 @@ LIBRARY.define(
     "bool channels_last, bool want_weight, bool want_bias) -> (Tensor, Tensor)"
 )
 
-# What an operator takes after its tensors: stride, padding, output_padding, dilation, groups.
-Parameters = tuple[Triple, Triple, Triple, Triple, int]
+
+class Call(NamedTuple):
+    """What is known of a call whose arguments are right."""
+
+    geometry: Geometry
+    channels_last: bool
 
 
 def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any) -> Tensor:
     """Returns the output (N, C_out, oD, oH, oW) in the operands' dtype and memory format."""
+    call = _check_forward(input, weight, bias, *parameters)
+    return _run_forward(call, input, weight, bias)
+
+
+def grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    """Returns the gradient (N, C_in, D, H, W) of the input; grad_output's size fixes D, H and W."""
+    return _run_grad_input(_check_grad_input(grad_output, weight, *rest), grad_output, weight)
+
+
+def grad_weight(
+    input: Tensor, grad_output: Tensor, kernel_size: Triple, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients (C_in, C_out/groups, kD, kH, kW) of the weight and (C_out,) of the bias.
+
+    Either comes back empty, and costs nothing, when it is not wanted.
+    """
+    call = _check_grad_weight(input, grad_output, kernel_size, *rest)
+    return _run_grad_weight(call, input, grad_output, *rest[-2:])
+
+
+# The same for tensors that are plain, see Note [The short way]: what was right once is not checked again.
+
+
+def plain_forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any) -> Tensor:
+    """As `forward`; parameters are tuples."""
+    call = _known(_check_forward, (input, weight, bias), parameters)
+    return _run_forward(call, input, weight, bias)
+
+
+def plain_grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    """As `grad_input`; parameters are tuples."""
+    call = _known(_check_grad_input, (grad_output, weight), rest)
+    return _run_grad_input(call, grad_output, weight)
+
+
+def plain_grad_weight(input: Tensor, grad_output: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """As `grad_weight`; kernel_size and parameters are tuples."""
+    call = _known(_check_grad_weight, (input, grad_output), rest)
+    return _run_grad_weight(call, input, grad_output, *rest[-2:])
+
+
+_known_calls = launch.Remembered()  # of Call
+
+
+def _known(
+    check: Callable[..., Call], operands: tuple[Tensor | None, ...], rest: tuple[Any, ...]
+) -> Call:
+    """Checks a call, unless one with operands and parameters like these has been found right."""
+    looks = [
+        tensor is not None and (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        for tensor in operands
+    ]
+    key = (check, rest, *looks)
+    return _known_calls.get(key) or _known_calls.keep(key, check(*operands, *rest))
+
+
+def _check_forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any) -> Call:
     _check_operands(input=input, weight=weight, bias=bias)
     geometry = _forward_geometry(input, weight.shape, parameters)
     if bias is not None and bias.shape != (geometry.out_channels,):
@@ -46,18 +107,25 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Any
             f"bias has shape {tuple(bias.shape)}, but must have shape ({geometry.out_channels},): "
             "one value for each output channel"
         )
-    channels_last = launch.is_channels_last(input, weight)
+    return Call(geometry, launch.is_channels_last(input, weight))
+
+
+def _run_forward(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    geometry, channels_last = call
     output = launch.allocate(geometry.output_shape, input.dtype, input.device, channels_last)
     if not output.is_meta and output.numel():
         launch.gather("forward", geometry, input, weight, bias, output)
     return output
 
 
-def grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    """Returns the gradient (N, C_in, D, H, W) of the input; grad_output's size fixes D, H and W."""
+def _check_grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Call:
     *parameters, channels_last = rest
     _check_operands(grad_output=grad_output, weight=weight)
-    geometry = _backward_geometry(grad_output, weight, tuple(parameters))
+    return Call(_backward_geometry(grad_output, weight, tuple(parameters)), channels_last)
+
+
+def _run_grad_input(call: Call, grad_output: Tensor, weight: Tensor) -> Tensor:
+    geometry, channels_last = call
     result = launch.allocate(
         geometry.input_shape, grad_output.dtype, grad_output.device, channels_last
     )
@@ -69,14 +137,8 @@ def grad_input(grad_output: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return result
 
 
-def grad_weight(
-    input: Tensor, grad_output: Tensor, kernel_size: Triple, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    """Returns the gradients (C_in, C_out/groups, kD, kH, kW) of the weight and (C_out,) of the bias.
-
-    Either comes back empty, and costs nothing, when it is not wanted.
-    """
-    *parameters, channels_last, want_weight, want_bias = rest
+def _check_grad_weight(input: Tensor, grad_output: Tensor, kernel_size: Triple, *rest: Any) -> Call:
+    *parameters, channels_last, _, _ = rest
     _check_operands(input=input, grad_output=grad_output)
     groups = parameters[-1]
     if groups < 1:
@@ -88,6 +150,13 @@ def grad_weight(
             f"grad_output has shape {tuple(grad_output.shape)}, but the output has shape "
             f"{geometry.output_shape}"
         )
+    return Call(geometry, channels_last)
+
+
+def _run_grad_weight(
+    call: Call, input: Tensor, grad_output: Tensor, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor]:
+    geometry, channels_last = call
     dtype, device = input.dtype, input.device
     shape_of_weight = geometry.weight_shape if want_weight else (0,)
     shape_of_bias = (geometry.out_channels if want_bias else 0,)
@@ -167,7 +236,7 @@ def _forward_geometry(input: Tensor, weight_shape: Any, parameters: tuple[Any, .
     find: Callable[..., Geometry] = _find_forward_geometry
     if input.is_meta:  # dynamic sizes cannot be looked up in a cache
         find = _find_forward_geometry.__wrapped__
-    return find(tuple(input.shape), tuple(weight_shape), *_as_tuples(parameters))
+    return find(tuple(input.shape), tuple(weight_shape), *as_tuples(parameters))
 
 
 def _backward_geometry(
@@ -176,14 +245,12 @@ def _backward_geometry(
     find: Callable[..., Geometry] = _find_backward_geometry
     if grad_output.is_meta:
         find = _find_backward_geometry.__wrapped__
-    return find(tuple(grad_output.shape), tuple(weight.shape), *_as_tuples(parameters))
+    return find(tuple(grad_output.shape), tuple(weight.shape), *as_tuples(parameters))
 
 
-def _as_tuples(parameters: tuple[Any, ...]) -> Parameters:
-    """Returns the parameters as tuples: the dispatcher hands over lists."""
-    *triples, groups = parameters
-    stride, padding, output_padding, dilation = (tuple(values) for values in triples)
-    return stride, padding, output_padding, dilation, groups
+def as_tuples(rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns what an operator takes after its tensors with tuples in it: the dispatcher hands over lists."""
+    return tuple(tuple(value) if isinstance(value, list) else value for value in rest)
 
 
 @functools.lru_cache(maxsize=4096)

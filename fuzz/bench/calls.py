@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from convt3d import conv_transpose3d, launch, plan
+from convt3d import conv_transpose3d, launch
 from convt3d.geometry import Geometry, Triple, output_size
 from fuzz.bench.suite import Layer, Point
 
@@ -165,24 +165,6 @@ def placed(executor: Executor | None, benchmark: bool, strict: bool) -> Callable
     if executor is None:
         return under_settings
     return lambda function: executor.submit(under_settings, function).result()
-
-
-@contextmanager
-def noting_plans() -> Iterator[dict[str, str]]:
-    """Notes which plan ran each direction."""
-    ran: dict[str, str] = {}
-    original = plan.choose
-
-    def choose(primitive: str, *arguments: Any) -> plan.Plan:
-        chosen = original(primitive, *arguments)
-        ran[primitive] = str(chosen)
-        return chosen
-
-    plan.choose = choose  # type: ignore[assignment]
-    try:
-        yield ran
-    finally:
-        plan.choose = original
 
 
 @contextmanager

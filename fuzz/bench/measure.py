@@ -20,6 +20,7 @@ from fuzz.bench.results import NATIVE, OURS, Row, timing
 from fuzz.bench.suite import LAYOUTS, Point, case_string
 from fuzz.bench.timer import Timer
 from fuzz.number import unit_roundoff
+from fuzz.subjects import noting_plans
 
 WARM_UPS = 3
 GRAPH_BELOW_MS = 0.1
@@ -83,7 +84,7 @@ class Bench:
         self._find_exact(point)
         row.exact = self._exact_dtype
         subjects = self._subjects(point, operands)
-        with calls.noting_plans() as ran:
+        with noting_plans() as ran:
             results = subjects[OURS]()
         row.plan = ran.get(point.direction, "")
         row.error, row.rms_error = calls.errors(results, self._exact)

@@ -100,8 +100,9 @@ class PythonMutant:
         name, why, dtypes, needs: as for KernelMutant.
         patch: returns a context manager (a function with @contextmanager, say) inside which convt3d has the bug. It is
             entered in a process of its own before any case runs there, and never needs to undo anything. Caches of
-            convt3d's functions (functools.cache, lru_cache) are emptied after it is entered. What is replaced must be
-            what the code looks up: `launch.plan.gather_tile = ...`, not a name that was imported from there.
+            convt3d's functions (functools.cache, lru_cache, launch.Remembered) are emptied after it is entered. What is
+            replaced must be what the code looks up: `launch.plan.gather_tile = ...`, not a name that was imported from
+            there.
     """
 
     name: str

@@ -382,5 +382,5 @@ def _forget_cached() -> None:
     for name, module in [*sys.modules.items()]:
         if name.partition(".")[0] == "convt3d" and name != "convt3d.build":
             for value in [*vars(module).values()]:
-                if hasattr(value, "cache_clear"):
+                if hasattr(value, "cache_clear") and not isinstance(value, type):
                     value.cache_clear()
