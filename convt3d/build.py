@@ -81,7 +81,7 @@ PARTS = (
     *(
         f"{family}_f32"
         for family, pattern in MATRIX_FAMILIES.items()
-        if pattern is None or pattern[1] <= MOST_TAPS_SPLIT[pattern[0]]
+        if pattern is None or pattern.taps <= MOST_TAPS_SPLIT[pattern.stride]
     ),
 )
 TARGETS = ("host", "cuda", "asan", "tsan")
@@ -177,13 +177,13 @@ def entry_text(family: str, dtype: str) -> str:
         scalar=MATRIX_SCALARS[dtype],
         along=_along(pattern),
         engine=engine,
-        tiles=", ".join(map(str, tiles[pattern[0] if pattern else 1])),
+        tiles=", ".join(map(str, tiles[pattern.stride if pattern else 1])),
     )
 
 
 def _along(pattern: Pattern | None) -> str:
     """The type of kernels/columns.py that a pattern is."""
-    return "Along<{}, {}, {}>".format(*pattern) if pattern else "AlongAny"
+    return "Along<{}, {}, {}, {}>".format(*pattern) if pattern else "AlongAny"
 
 
 def _with_line_directive(module: ModuleType) -> str:

@@ -5,16 +5,44 @@ Note [Columns] is in kernels/columns.py.
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 from convt3d.geometry import Axis, Geometry
 
-# (stride, kernel_size, padding % stride) along W; dilation is 1.
-Pattern = tuple[int, int, int]
+
+class Pattern(NamedTuple):
+    """What a kernel may know of the taps along W; padding is that of the call modulo stride."""
+
+    stride: int
+    taps: int
+    padding: int
+    dilation: int = 1
+
+    def __str__(self) -> str:
+        dilation = f"d{self.dilation}" if self.dilation > 1 else ""
+        return f"s{self.stride}k{self.taps}p{self.padding}{dilation}"
+
 
 # Those for which there are kernels that know the taps.
-PATTERNS: tuple[Pattern, ...] = (
-    *((1, 1, 0), (1, 3, 0), (1, 5, 0), (1, 7, 0)),
-    *((2, 2, 0), (2, 3, 0), (2, 3, 1), (2, 4, 0), (2, 4, 1), (2, 5, 0), (2, 7, 1)),
+PATTERNS = tuple(
+    Pattern(*numbers)
+    for numbers in (
+        *((1, 1, 0), (1, 3, 0), (1, 3, 0, 2), (1, 5, 0), (1, 7, 0)),
+        *(
+            (2, 2, 0),
+            (2, 3, 0),
+            (2, 3, 1),
+            (2, 3, 1, 2),
+            (2, 4, 0),
+            (2, 4, 1),
+            (2, 5, 0),
+            (2, 7, 1),
+        ),
+    )
 )
+# A pattern's name, or that of none, as a regular expression without groups.
+PATTERN_NAME = r"any|s\d+k\d+p\d+(?:d\d+)?"
 # Columns of a thread, or of one lane of a product, along W.
 RUN = 8
 LARGEST_STRIDE = 4
@@ -24,13 +52,18 @@ LARGEST_COORDINATE = 2**30  # the kernels have 32 bits for them
 
 def pattern_of(axis: Axis) -> Pattern | None:
     """The pattern of PATTERNS that an axis follows, or None."""
-    wanted = (axis.stride, axis.kernel_size, axis.padding % axis.stride)
-    return wanted if axis.dilation == 1 and wanted in PATTERNS else None
+    wanted = Pattern(axis.stride, axis.kernel_size, axis.padding % axis.stride, axis.dilation)
+    return wanted if wanted in PATTERNS else None
 
 
 def pattern_name(pattern: Pattern | None) -> str:
     """`s2k3p1`, or `any`."""
-    return "s{}k{}p{}".format(*pattern) if pattern else "any"
+    return str(pattern) if pattern else "any"
+
+
+def parse_pattern(name: str) -> Pattern | None:
+    """Returns what pattern_name has named; there need be no kernels for it."""
+    return None if name == "any" else Pattern(*map(int, re.findall(r"\d+", name)))
 
 
 def has_column_form(geometry: Geometry) -> bool:

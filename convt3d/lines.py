@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from convt3d.columns import (
+    PATTERN_NAME,
     PATTERNS,
     RUN,
     AxisColumns,
     Pattern,
     has_column_form,
+    parse_pattern,
     pattern_name,
     pattern_of,
 )
@@ -68,7 +70,7 @@ class LineTile:
 
 
 LINE_STYLES = ("fixed", "any")
-_LINE_TILE_NAME = re.compile(r"lines\.(any|s(\d+)k(\d+)p(\d+))\.w(\d+)h(\d+)d(\d+)x(\d+)", re.ASCII)
+_LINE_TILE_NAME = re.compile(rf"lines\.({PATTERN_NAME})\.w(\d+)h(\d+)d(\d+)x(\d+)", re.ASCII)
 
 
 def parse_line_tile(name: str) -> LineTile | None:
@@ -76,9 +78,8 @@ def parse_line_tile(name: str) -> LineTile | None:
     match = _LINE_TILE_NAME.fullmatch(name)
     if match is None:
         return None
-    pattern = None if match[1] == "any" else (int(match[2]), int(match[3]), int(match[4]))
-    tile = LineTile(pattern, *map(int, match.groups()[4:]))
-    return tile if str(tile) == name and (pattern is None or pattern in PATTERNS) else None
+    tile = LineTile(parse_pattern(match[1]), *map(int, match.groups()[1:]))
+    return tile if str(tile) == name and tile.pattern in (None, *PATTERNS) else None
 
 
 def line_family(pattern: Pattern | None) -> str:

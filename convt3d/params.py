@@ -148,7 +148,7 @@ class MatrixParams(Params):
         ("parts", ctypes.c_int32),
         ("splits", ctypes.c_int32 * 3),
         *((name, ctypes.c_int32) for name in ("weight_run", "weight_vector")),
-        *((name, ctypes.c_int32) for name in ("load_vector", "store_vector")),
+        *((name, ctypes.c_int32) for name in ("load_vector", "store_vector", "store_shifts")),
         *(
             (name, ctypes.c_int32)
             for name in ("load_channels_last", "store_channels_last", "blocks_per_tile")

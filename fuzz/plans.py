@@ -22,8 +22,11 @@ MATRIX_UNITS = {
 
 # Kernels for a pattern along W take seconds to build, so on the emulator cases meet these; the others differ from them
 # in constants alone, and tests/test_matrix.py runs each. Under a sanitizer, where a build takes longest, fewer.
-EMULATED_PATTERNS: tuple[Pattern | None, ...] = ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1), None)
-SANITIZED_PATTERNS: tuple[Pattern | None, ...] = ((2, 3, 1), None)
+EMULATED_PATTERNS: tuple[Pattern | None, ...] = (
+    *(Pattern(*numbers) for numbers in ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1))),
+    None,
+)
+SANITIZED_PATTERNS: tuple[Pattern | None, ...] = (Pattern(2, 3, 1), None)
 SANITIZED_DTYPES = ("f32", "tf32", "f16")
 # A size above keeps the emulator busy for a minute, for each place of a block is a round of all its threads.
 LARGEST_TILED_SIZE = 2**15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import re
 
@@ -47,7 +48,9 @@ def geometry_of(pattern: Pattern | None, seed: int) -> Geometry:
 
 
 def _draw_geometry(pattern: Pattern | None, draw: random.Random) -> Geometry:
-    stride, kernel, padding = pattern or (draw.randint(1, 4), draw.randint(1, 4), 1)
+    if pattern is None:
+        pattern = Pattern(draw.randint(1, 4), draw.randint(1, 4), 1, draw.randint(1, 3))
+    stride, kernel, padding, dilation = pattern
     strides = (draw.randint(1, 4), draw.randint(1, 3), stride)
     source, destination = draw.choice(CHANNELS)
     groups = draw.choice((1, 2, 3, 35))
@@ -61,7 +64,7 @@ def _draw_geometry(pattern: Pattern | None, draw: random.Random) -> Geometry:
         stride=strides,
         padding=(draw.randint(0, 2), draw.randint(0, 1), padding + stride * draw.randint(0, 1)),
         output_padding=tuple(draw.randrange(step) for step in strides),  # type: ignore[arg-type]
-        dilation=(draw.randint(1, 2), draw.randint(1, 3), 1 if pattern else draw.randint(1, 3)),
+        dilation=(draw.randint(1, 2), draw.randint(1, 3), dilation),
     )
 
 
@@ -138,7 +141,7 @@ def test_every_kernel_gives_the_rounded_exact_answer(
 @pytest.mark.parametrize("mode", runtime.SANITIZERS)
 def test_the_kernels_give_no_report(mode: str, dtype: str) -> None:
     for seed in (1, 2):
-        geometry = dataclasses.replace(geometry_of((2, 3, 1), seed), input_size=(2, 3, 9))
+        geometry = dataclasses.replace(geometry_of(Pattern(2, 3, 1), seed), input_size=(2, 3, 9))
         operands = operands_of(geometry, DTYPES[dtype], seed)
         expected = answer(geometry, *operands).to(DTYPES[dtype])
         for style in LINE_STYLES:
@@ -162,7 +165,7 @@ def test_an_axis_above_16_bits(axis: int, is_last: bool) -> None:
 
 
 def test_no_dense_dimension_and_offset_tensors() -> None:
-    geometry = geometry_of((2, 3, 1), 3)
+    geometry = geometry_of(Pattern(2, 3, 1), 3)
     x, weight, _ = operands_of(geometry, torch.bfloat16, 2)
     assert x is not None and weight is not None
     room = torch.zeros(2, *x.shape[1:-1], 2 * x.shape[-1] + 3, dtype=x.dtype)
@@ -193,6 +196,19 @@ def test_rows_are_stored_whole_wherever_they_start_in_memory(
         room.fill_(77)
         assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
         assert set(room[:offset].tolist() + room[offset + expected.numel() :].tolist()) == {77.0}
+
+
+def test_fp32_sums_a_few_lines_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 30, 1, 1, 40, generator=generator)
+    weight = torch.randn(30, 1, 1, 1, 1, generator=generator)
+    geometry = Geometry(1, 30, 1, 1, (1, 1, 40), (1, 1, 1), (1,) * 3, (0,) * 3, (0,) * 3, (1,) * 3)
+    products = x[0, :, 0, 0] * weight.view(30, 1)
+    expected = functools.reduce(
+        torch.add, [functools.reduce(torch.add, lines) for lines in products.split(4)]
+    )
+    for style in LINE_STYLES:
+        assert torch.equal(run(geometry, f"lines.{style}", x, weight, None).view(40), expected)
 
 
 # ---- tiles --------------------------------------------------------------------------------------
@@ -229,7 +245,7 @@ def test_what_is_not_a_tiles_name_is_refused(name: str) -> None:
 def test_a_tile_that_does_not_fit_is_refused_before_anything_is_launched(name: str) -> None:
     x, weight = torch.ones(1, 2, 3, 3, 9).half(), torch.ones(2, 1, 3, 3, 3).half()
     with plan.forced({"forward": name}), pytest.raises(RuntimeError, match="cannot run input of"):
-        conv_transpose3d(x, weight, stride=1, dilation=2, groups=2)
+        conv_transpose3d(x, weight, stride=1, dilation=3, groups=2)
 
 
 def test_many_channels_and_gradients_have_no_such_plans() -> None:
@@ -261,7 +277,7 @@ def test_the_best_tile_of_a_large_layer_fills_the_card(is_last: bool) -> None:
     choice = LineChoice(DEPTHWISE, LineUnits(2, SHARED_BYTES, is_last))
     tile = choice.best(132)
     assert tile is not None and choice.work is not None
-    assert tile.pattern == (2, 5, 0)
+    assert tile.pattern == Pattern(2, 5, 0)
     assert choice.work.blocks(tile) >= 2 * 132
     if not is_last:
         assert choice.work.items(tile) >= 0.7 * choice.work.threads(tile) >= 0.7 * 128

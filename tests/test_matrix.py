@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convt3d import conv_transpose3d, plan
+from convt3d import conv_transpose3d, launch, plan
 from convt3d.columns import PATTERNS, AxisColumns, Pattern
 from convt3d.emulator import runtime
 from convt3d.geometry import Axis, Geometry, output_size
@@ -54,8 +54,9 @@ def geometry_of(pattern: Pattern | None, seed: int) -> Geometry:
 
 
 def _draw_geometry(pattern: Pattern | None, draw: random.Random) -> Geometry:
-    stride, kernel, padding = pattern or (3, draw.randint(1, 3), draw.randint(0, 2))
-    dilation = 1 if pattern else draw.randint(1, 2)
+    if pattern is None:
+        pattern = Pattern(3, draw.randint(1, 3), draw.randint(0, 2), draw.randint(1, 2))
+    stride, kernel, padding, dilation = pattern
     groups = draw.choice((1, 1, 2))
     return Geometry(
         batch=draw.randint(1, 2),
@@ -142,14 +143,16 @@ def test_every_kernel_gives_the_rounded_exact_answer(
             with runtime.schedule(mode, seed):
                 got = run(geometry, tile, *operands, tf32=dtype == "tf32")
             assert torch.equal(got, expected), str(tile)
-    has_kernel = dtype != "f32" or pattern is None or pattern[1] <= MOST_TAPS_SPLIT[pattern[0]]
+    has_kernel = (
+        dtype != "f32" or pattern is None or pattern.taps <= MOST_TAPS_SPLIT[pattern.stride]
+    )
     assert patterns == {pattern if has_kernel else None, None}
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("mode", runtime.SANITIZERS)
 def test_the_kernels_give_no_report(mode: str, dtype: str) -> None:
-    geometry = dataclasses.replace(geometry_of((2, 3, 1), 0), batch=1, input_size=(2, 3, 9))
+    geometry = dataclasses.replace(geometry_of(Pattern(2, 3, 1), 0), batch=1, input_size=(2, 3, 9))
     operands = integers(geometry, DTYPES[dtype], 1)
     expected = answer(geometry, *operands).to(DTYPES[dtype])
     for tile in one_of_each(geometry, dtype, 0):
@@ -169,7 +172,7 @@ def test_an_axis_above_16_bits(axis: int, style: str) -> None:
 
 
 def test_no_dense_dimension_and_offset_tensors() -> None:
-    geometry = geometry_of((2, 3, 1), 3)
+    geometry = geometry_of(Pattern(2, 3, 1), 3)
     x, weight, _ = integers(geometry, torch.bfloat16, 2)
     assert x is not None and weight is not None
     room = torch.zeros(2, *x.shape[1:-1], 2 * x.shape[-1] + 3, dtype=x.dtype)
@@ -179,6 +182,34 @@ def test_no_dense_dimension_and_offset_tensors() -> None:
     expected = answer(geometry, x, weight, None).to(x.dtype)
     for tile in one_of_each(geometry, "bf16", 5):
         assert torch.equal(run(geometry, tile, strided, turned, None), expected), str(tile)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("offset", range(4))
+def test_rows_are_stored_whole_wherever_they_start_in_memory(
+    offset: int, stride: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padding = 0 if stride == 1 else 1
+    geometry = Geometry(
+        *(1, 16, 16, 1, (2, 4, 37), (3, 3, 3), (stride,) * 3, (padding,) * 3, (0,) * 3, (1,) * 3)
+    )
+    operands = integers(geometry, DTYPES[dtype], 3)
+    expected = answer(geometry, *operands).to(DTYPES[dtype])
+    room = torch.full((expected.numel() + 8,), 77.0).to(DTYPES[dtype])
+
+    def allocate(*_: object) -> Tensor:
+        return room[offset : offset + expected.numel()].view(expected.shape)
+
+    monkeypatch.setattr(launch, "allocate", allocate)
+    work = MatrixWork(geometry, units(dtype))
+    for style, tiles in TileChoice(geometry, units(dtype)).by_style.items():
+        shifting = [tile for tile in tiles if tile.pattern and work.can_shift(tile)]
+        assert shifting or "any" in style
+        for tile in shifting[:: len(shifting) // 3 + 1]:
+            room.fill_(77)
+            assert torch.equal(run(geometry, tile, *operands), expected), str(tile)
+            assert set(room[:offset].tolist() + room[offset + expected.numel() :].tolist()) <= {77}
 
 
 def test_fp32_is_as_exact_as_a_chain_of_fused_multiply_adds() -> None:
@@ -344,7 +375,7 @@ def test_what_is_not_a_tiles_name_is_refused(change: str) -> None:
 
 
 def test_a_tile_that_does_not_fit_is_refused_before_anything_is_launched() -> None:
-    wide, narrow = (geometry_of((2, 3, 1), seed) for seed in (1, 2))
+    wide, narrow = (geometry_of(Pattern(2, 3, 1), seed) for seed in (1, 2))
     tile = TileChoice(wide, MatrixUnits(2, SHARED_BYTES)).tiles[0]
     one_column = dataclasses.replace(tile, pitch=1, strip=1)
     for forced in (str(one_column), "matrix.fixed.hold"):
@@ -369,7 +400,7 @@ def test_fp64_and_gradients_have_no_plans_for_the_matrix_units(name: str) -> Non
 
 
 def test_a_variation_is_another_tile_of_the_style() -> None:
-    geometry = geometry_of((2, 2, 0), 4)
+    geometry = geometry_of(Pattern(2, 2, 0), 4)
     wanted = units("f16")
     tiles = TileChoice(geometry, wanted).by_style
     for style in STYLES:
@@ -419,6 +450,6 @@ def test_the_best_tile_can_run_and_its_blocks_fill_the_card(multiprocessors: int
     choice = TileChoice(layer, MatrixUnits(2, SHARED_BYTES))
     tile = choice.best(multiprocessors)
     assert tile is not None and choice.work is not None and choice.can_run(tile)
-    assert tile.pattern == (2, 3, 1) and tile.mode in MODES
+    assert tile.pattern == Pattern(2, 3, 1) and tile.mode in MODES
     blocks = blocks_per_tile(choice.work, tile, multiprocessors) * choice.work.blocks_beside(tile)
     assert blocks >= 0.8 * multiprocessors

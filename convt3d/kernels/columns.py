@@ -20,22 +20,26 @@ struct PhaseTaps {
 };
 
 // What the taps along W do, at compile time: phase e meets tap k at the shift shift(e, k).
-template <int kStride_, int kTaps_, int kPadding_>
+template <int kStride_, int kTaps_, int kPadding_, int kDilation_>
 struct Along {
   static constexpr bool kFixed = true;
-  static constexpr int kStride = kStride_, kTaps = kTaps_, kPadding = kPadding_;
+  static constexpr int kStride = kStride_, kTaps = kTaps_;
+  static constexpr int kPadding = kPadding_, kDilation = kDilation_;
+  // (e + padding - k * dilation), and so many strides that it is not negative.
+  __host__ __device__ static constexpr int reach(int e, int k) {
+    return e + kPadding + kTaps * kDilation * kStride - k * kDilation;
+  }
   __host__ __device__ static constexpr bool meets(int e, int k) {
-    return (e + kPadding + kTaps * kStride - k) % kStride == 0;
+    return reach(e, k) % kStride == 0;
   }
   __host__ __device__ static constexpr int shift(int e, int k) {  // from the lowest one
-    return (e + kPadding + kTaps * kStride - k) / kStride - lowest();
+    return reach(e, k) / kStride - lowest();
   }
   __host__ __device__ static constexpr int lowest() {
     int least = 1 << 20;
     for (int e = 0; e < kStride; ++e)
       for (int k = 0; k < kTaps; ++k)
-        if (meets(e, k) && (e + kPadding + kTaps * kStride - k) / kStride < least)
-          least = (e + kPadding + kTaps * kStride - k) / kStride;
+        if (meets(e, k) && reach(e, k) / kStride < least) least = reach(e, k) / kStride;
     return least;
   }
   __host__ __device__ static constexpr int span() {

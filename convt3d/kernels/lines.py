@@ -2,6 +2,8 @@
 
 SOURCE = r"""
 // Needs columns.py.
+#include <type_traits>
+
 namespace convt3d {
 
 // Note [Lines]
@@ -223,6 +225,21 @@ __device__ inline void multiply_line(typename Accumulator<scalar_t>::type (&sum)
   }
 }
 
+// Note [Short chains]
+// A sum that grows rounds ever larger numbers. In fp32, where nothing hides that, what so many lines add is
+// summed by itself first; native's sums are of that kind, too. Fewer lines or more err more.
+constexpr int kChainLines = 4;
+template <typename scalar_t>
+__host__ __device__ constexpr bool has_short_chains() {
+  return std::is_same_v<scalar_t, float>;
+}
+
+// Blocks that a multiprocessor is to hold: as many as registers allow.
+template <typename scalar_t, typename W>
+__host__ __device__ constexpr int line_blocks() {
+  return sizeof(scalar_t) == 8 || (has_short_chains<scalar_t>() && W::kTaps > 4) ? 2 : 3;
+}
+
 // The sums of an item in phase e_d of step `step`, for a destination channel of the block.
 template <typename scalar_t, typename W, bool kAlongChannels>
 __device__ inline void sum_item(const LineParams& p, const LinePlace& place, const LineItem& item,
@@ -247,27 +264,47 @@ __device__ inline void sum_item(const LineParams& p, const LinePlace& place, con
   const int next_weights_d = taps_d.step * p.kernel_size[1] * at.row;
   const int next_weights_h = taps_h.step * at.row;
   const int next_w = item.next * shift, next_tap = kAlongChannels ? at.tap : 1;
+  acc_t chain[W::kStride][kRun];  // see Note [Short chains]
+  int chain_lines = 0;
 #pragma unroll
   for (int e = 0; e < W::kStride; ++e)
 #pragma unroll
-    for (int t = 0; t < kRun; ++t) sum[e][t] = 0;
+    for (int t = 0; t < kRun; ++t) sum[e][t] = chain[e][t] = 0;
+  const auto end_chain = [&] {
+#pragma unroll
+    for (int e = 0; e < W::kStride; ++e)
+#pragma unroll
+      for (int t = 0; t < kRun; ++t) {
+        sum[e][t] += chain[e][t];
+        chain[e][t] = 0;
+      }
+  };
+  const auto multiply = [&](const scalar_t* from, const acc_t* taps) {
+    if constexpr (has_short_chains<scalar_t>()) {
+      multiply_line<scalar_t, W, kAlongChannels>(chain, from, next_w, shift, taps, next_tap,
+                                                 taps_w);
+      if (++chain_lines % kChainLines == 0) end_chain();
+    } else {
+      multiply_line<scalar_t, W, kAlongChannels>(sum, from, next_w, shift, taps, next_tap, taps_w);
+    }
+  };
 #pragma unroll 1
   for (int jd = 0; jd < taps_d.count; ++jd) {
     const scalar_t* from = input;
     const acc_t* taps = weights;
 #pragma unroll 1
     for (int jh = 0; jh < taps_h.count; ++jh) {
-      multiply_line<scalar_t, W, kAlongChannels>(sum, from, next_w, shift, taps, next_tap, taps_w);
+      multiply(from, taps);
 #pragma unroll 1
       for (int i = 1; i < source_channels; ++i)
-        multiply_line<scalar_t, W, kAlongChannels>(sum, from + i * next_channel, next_w, shift,
-                                                   taps + i * at.source, next_tap, taps_w);
+        multiply(from + i * next_channel, taps + i * at.source);
       from += next_line;
       taps += next_weights_h;
     }
     input += next_plane;
     weights += next_weights_d;
   }
+  if constexpr (has_short_chains<scalar_t>()) end_chain();
 }
 
 template <typename scalar_t>
@@ -385,10 +422,10 @@ __device__ inline void store_images(const LineParams& p, const LineImage& image,
 // Grid: strips fastest, then rows, depths, groups, samples. Shared memory: weights, input, two stagings.
 // Must hold: the items of a step are at most p.threads; the output's neighbours along W are neighbours
 //   in memory.
-// Order of summation: taps along D and H, source channels, taps along W; bias last. Padding enters as
+// Order of summation: taps along D and H, source channels, taps along W, see Note [Short chains]; bias last. Padding enters as
 //   zeros.
 template <typename scalar_t, typename W>
-__global__ void __launch_bounds__(kLineThreads, sizeof(scalar_t) == 8 ? 2 : 3)
+__global__ void __launch_bounds__(kLineThreads, (line_blocks<scalar_t, W>()))
     lines_kernel(const LineParams p) {
   using acc_t = typename Accumulator<scalar_t>::type;
   unsigned char* shared = static_cast<unsigned char*>(shared_memory());

@@ -15,10 +15,54 @@ struct WeightBlock {
   int first_slab, slabs;
 };
 
+// A weight of a block: its taps, counted among those of the block, and its destination channel.
+struct WeightAt {
+  int tap[3], channel;
+  __device__ int number(const WeightBlock& block) const {  // of its taps
+    return (tap[0] * block.axis[1].count + tap[1]) * block.axis[2].count + tap[2];
+  }
+  __device__ int64_t from(const MatrixParams& p, const WeightBlock& block) const {
+    int64_t offset = channel * p.weight_destination;
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+      offset += (block.axis[i].first + tap[i] * block.axis[i].step) * p.weight_tap[i];
+    return offset;
+  }
+  __device__ void advance(const WeightBlock& block, int run) {  // to its neighbour in memory
+    if (run == kRunOfChannels) {
+      ++channel;
+    } else if (++tap[2] == block.axis[2].count) {
+      tap[2] = 0;
+      if (++tap[1] == block.axis[1].count) {
+        tap[1] = 0;
+        if (++tap[0] == block.axis[0].count) tap[0] = 0, ++channel;
+      }
+    }
+  }
+};
+// The first weight of the index-th vector; vectors run along so many channels, or along the taps: then of a row
+// along W, or of all taps of all channels, one after the other.
+__device__ inline WeightAt weight_at(const MatrixParams& p, const WeightBlock& block, int channels,
+                                     int vector, int index) {
+  const bool along_channels = p.weight_run == kRunOfChannels;
+  WeightAt at;
+  if (along_channels) {
+    at.channel = index % (channels / vector) * vector;
+    index /= channels / vector;
+  } else {
+    index *= vector;
+  }
+#pragma unroll
+  for (int axis = 2; axis >= 0; --axis) {
+    at.tap[axis] = index % block.axis[axis].count;
+    index /= block.axis[axis].count;
+  }
+  if (!along_channels) at.channel = index;
+  return at;
+}
+
 // Where a thread's vectors of kVector neighbours in memory come from and go to; the same for every source
-// channel. There are two, of channels c and c + 8, for these are neighbours as fragments. Their elements are
-// neighbours along the destination channels, or along the taps: then of a row along W, or of all taps of all
-// channels, one after the other.
+// channel. There are two, of channels c and c + 8, for these are neighbours as fragments.
 template <typename scalar_t, int kVector>
 struct WeightVector {
   int64_t from;     // of the first element, from the first channel's first tap
@@ -29,43 +73,16 @@ template <typename scalar_t, int kVector>
 __device__ inline WeightVector<scalar_t, kVector> weight_vector(const MatrixParams& p, int tiles,
                                                                 const WeightBlock& block,
                                                                 int channels, int index) {
-  const int run = p.weight_run;
-  const int taps_d = block.axis[0].count, taps_h = block.axis[1].count;
-  const int taps_w = block.axis[2].count;
-  int tap[3], c;
-  if (run == kRunOfChannels) {
-    c = index % (tiles * 8 / kVector) * kVector;
-    index /= tiles * 8 / kVector;
-  } else {
-    index *= kVector;
-  }
-  tap[2] = index % taps_w;
-  index /= taps_w;
-  tap[1] = index % taps_h;
-  index /= taps_h;
-  tap[0] = index % taps_d;
-  if (run != kRunOfChannels) c = index / taps_d;
-  c = c / 8 * 16 + c % 8;  // no vector crosses a multiple of 8
+  WeightAt at = weight_at(p, block, tiles * 8, kVector, index);
+  at.channel = at.channel / 8 * 16 + at.channel % 8;  // no vector crosses a multiple of 8
   WeightVector<scalar_t, kVector> vector;
-  vector.inside[0] = c < channels;
-  vector.inside[1] = c + 8 < channels;
-  vector.from = c * p.weight_destination;
-#pragma unroll
-  for (int i = 0; i < 3; ++i)
-    vector.from += (block.axis[i].first + tap[i] * block.axis[i].step) * p.weight_tap[i];
+  vector.inside[0] = at.channel < channels;
+  vector.inside[1] = at.channel + 8 < channels;
+  vector.from = at.from(p, block);
 #pragma unroll
   for (int j = 0; j < kVector; ++j) {
-    vector.to[j] =
-        ((tap[0] * taps_h + tap[1]) * taps_w + tap[2]) * p.at.tap + c / 16 * 512 + c % 8 * 64;
-    if (run == kRunOfChannels) {
-      ++c;
-    } else if (++tap[2] == taps_w) {
-      tap[2] = 0;
-      if (++tap[1] == taps_h) {
-        tap[1] = 0;
-        if (++tap[0] == taps_d) tap[0] = 0, ++c;
-      }
-    }
+    vector.to[j] = at.number(block) * p.at.tap + at.channel / 16 * 512 + at.channel % 8 * 64;
+    at.advance(block, p.weight_run);
   }
   return vector;
 }
@@ -137,19 +154,10 @@ template <typename scalar_t>
 __device__ inline void stage_weights(const MatrixParams& p, int tiles, const WeightBlock& block,
                                      int group, int first_channel, unsigned char* to, int thread,
                                      int threads) {
-  const auto stage = [&](auto vector) {
+  with_vector<scalar_t>(p.weight_vector, [&](auto vector) {
     stage_weight_vectors<scalar_t, decltype(vector)::value>(p, tiles, block, group, first_channel,
                                                             to, thread, threads);
-  };
-  if (p.weight_vector == 8) {
-    if constexpr (sizeof(scalar_t) == 2) stage(std::integral_constant<int, 8>{});
-  } else if (p.weight_vector == 4) {
-    stage(std::integral_constant<int, 4>{});
-  } else if (p.weight_vector == 2) {
-    stage(std::integral_constant<int, 2>{});
-  } else {
-    stage(std::integral_constant<int, 1>{});
-  }
+  });
 }
 
 // ---- planes ---------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ struct MatrixParams {
   int32_t splits[3];            // 1: a part has one phase of the axis, and only its taps
   int32_t weight_run, weight_vector;                // what neighbours are, and how many at once
   int32_t load_vector, store_vector;                // elements at once
+  int32_t store_shifts;                             // 1: rows of output may start anywhere
   int32_t load_channels_last, store_channels_last;  // 1: the vectors run along the channels
   int32_t blocks_per_tile;                          // that share the places of one channel tile
   PhaseTaps taps[3][4];                             // [axis][phase]
@@ -142,6 +143,20 @@ struct alignas(sizeof(scalar_t) * kCount) Neighbours {
   unit_t unit[kUnits];
 };
 
+// Calls what needs to know at compile time how many neighbours it takes at once: at most 16 bytes.
+template <typename scalar_t, typename Call>
+__device__ inline void with_vector(int count, Call call) {
+  if (count == 8) {
+    if constexpr (sizeof(scalar_t) == 2) call(std::integral_constant<int, 8>{});
+  } else if (count == 4) {
+    call(std::integral_constant<int, 4>{});
+  } else if (count == 2) {
+    call(std::integral_constant<int, 2>{});
+  } else {
+    call(std::integral_constant<int, 1>{});
+  }
+}
+
 // Position of a plane in shared memory -> 16-byte unit. Those of a warpgroup lie without gaps.
 __device__ inline int unit_of(int position) { return position + int(unsigned(position) / kRun); }
 template <Engine kEngine>
@@ -212,6 +227,8 @@ __device__ inline MatrixPhase matrix_phase(const MatrixParams& p, int number) {
 
 // Of up to four vectors, the i-th: it is there; it is in the last row of columns, or the last column.
 constexpr int kInside = 1, kLastRow = 1 << 8, kLastColumn = 1 << 16;
+// Where vectors are shifted: its row goes on before it, or ends with it; its elements less 1, in two bits.
+constexpr int kGoesOn = 1 << 4, kEnds = 1 << 12, kCountBit = 20;
 
 // What the warps that multiply need of a phase. Made once for a block.
 struct alignas(16) PhaseWork {

@@ -24,7 +24,8 @@ __device__ inline uint32_t round_word(float first, float second) {
 }
 
 // What a warp keeps of its place in shared memory, behind its staging, for registers are short.
-constexpr int kMostVectors = 4;  // along W, of a lane and a staging
+constexpr int kMostVectors = 4;                                  // along W, of a lane and a staging
+constexpr int kShiftedBytes = 8, kMostEnds = 16, kNoQuad = 255;  // where rows start anywhere
 struct alignas(16) KeptPlace {
   // Of a lane's vectors lane, lane + 32, ... along W: where they lie in phase (0, 0) of the output's plane.
   int offset[kWarpSize][kMostVectors];
@@ -37,8 +38,10 @@ struct alignas(16) KeptPlace {
   int index;                             // of the place
   int depth, first_depth, last_depth;    // of the warp among the block's; columns along D
   int first_phase, last_phase;           // numbers in the part
+  int ends;                              // of rows, two a row; see Note [Rows that start anywhere]
+  unsigned char end_quad[kMostEnds];     // its quad, or kNoQuad
 };
-static_assert(sizeof(KeptPlace) <= 704, "KEPT_PLACE_BYTES of convt3d/matrix/work.py");
+static_assert(sizeof(KeptPlace) <= 720, "KEPT_PLACE_BYTES of convt3d/matrix/work.py");
 __device__ inline KeptPlace& kept_place(const MatrixParams& p, unsigned char* staging) {
   return *reinterpret_cast<KeptPlace*>(staging + p.at.staging_warp - sizeof(KeptPlace));
 }
@@ -98,6 +101,12 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
   const int flat = first_column + element / W::kStride;
   int column_h = flat / p.pitch, column_w = flat - column_h * p.pitch;
   int edges = 0;
+  const int first_row = first_column / p.pitch;
+  if (p.store_shifts) {
+    if (lane == 0) kept.ends = 2 * ((first_column + kWarpColumns - 1) / p.pitch - first_row + 1);
+    if (lane < kMostEnds) kept.end_quad[lane] = kNoQuad;
+    warp_barrier();
+  }
 #pragma unroll
   for (int i = 0; i < kMostVectors; ++i) {
     const int x = place.w + column_w;
@@ -108,6 +117,18 @@ __device__ inline void keep_place(const MatrixParams& p, const BlockWork& work, 
     kept.offset[lane][i] = used ? column_h * stride_h + w * int(p.destination.space[2]) : 0;
     edges |= (used ? kInside << i : 0) | (column_h == p.columns[1] - 1 ? kLastRow << i : 0) |
              (x == p.columns[2] - 1 ? kLastColumn << i : 0);
+    if (p.store_shifts && used) {
+      const int in_row = p.output_size[2] - w, in_strip = (strip - column_w) * W::kStride;
+      const int left = in_row < in_strip ? in_row : in_strip, number = i * across + lane % across;
+      const int count = left < p.store_vector ? left : p.store_vector;
+      const bool begins = column_w == 0 || number == 0;
+      const bool ends = left <= p.store_vector || number == vectors - 1;
+      edges |= (begins ? 0 : kGoesOn << i) | (ends ? kEnds << i : 0) |
+               (count - 1) << (kCountBit + 2 * i);
+      if (begins || ends)
+        kept.end_quad[2 * (column_h - first_row) + (begins ? 0 : 1)] =
+            static_cast<unsigned char>(number);
+    }
     column_w += across * p.store_vector / W::kStride;
     while (column_w >= p.pitch) column_w -= p.pitch, ++column_h;
   }
@@ -157,7 +178,7 @@ __device__ inline void stage_channels(const Sums<W, kEngine, kM>& sums, int part
 
 // Stores what is staged; `to` is the first channel's, offset[i] that of the i-th vector from there.
 template <typename scalar_t, typename W, Engine kEngine, int kVector>
-__device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& offset, int edges,
+__device__ inline void store_channels(scalar_t* to, const int* offset, int edges,
                                       int64_t channel_stride, int channels,
                                       const unsigned char* staging, int lane) {
   using Vector = Neighbours<scalar_t, kVector>;
@@ -175,7 +196,7 @@ __device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& o
     const int chunk =
         kEngine == Engine::kWarpgroup ? byte / 16 : staged_chunk(byte / 16, kRunChunks);
     const unsigned char* from = staging + chunk * 16 + byte % 16;
-    scalar_t* at = to + int(offset.word[i]);
+    scalar_t* at = to + offset[i];
     const int left = edges & kInside << i ? channels - my_channel : 0;
 #pragma unroll
     for (int c = 0; c < kStagedChannels; c += kAtOnce) {
@@ -183,6 +204,118 @@ __device__ inline void store_channels(scalar_t* to, const Words<kMostVectors>& o
         *reinterpret_cast<Vector*>(at) = *reinterpret_cast<const Vector*>(from + c * kRow);
       at += kAtOnce * channel_stride;
     }
+  }
+}
+
+// Note [Rows that start anywhere]
+// A lane has 8 bytes of a row, a quad, but stores the 8 of memory that the first of them lie in: the last
+// ones of the quad before, then its own. At the ends of a row that is not possible; what these quads cannot
+// store so goes element by element, those of all channels at once.
+
+// 8 bytes of 16 in a row, from 8 - 2 * halves on.
+__device__ inline Words<2> shifted_words(const Words<2>& before, const Words<2>& own, int halves) {
+  const bool by_word = halves & 2, by_half = halves & 1;
+  const uint32_t first = by_word ? before.word[0] : before.word[1];
+  const uint32_t second = by_word ? before.word[1] : own.word[0];
+  const uint32_t third = by_word ? own.word[0] : own.word[1];
+  return {{by_half ? first >> 16 | second << 16 : second,
+           by_half ? second >> 16 | third << 16 : third}};
+}
+// 2-byte units from a whole 8 bytes of memory to an address.
+__device__ inline int halves_past(const void* address) {
+  return int(reinterpret_cast<uintptr_t>(address) / 2 % 4);
+}
+
+// What a lane's i-th quad can store: 8 bytes if its shift lies from `least` on, and in as many as `shifts`.
+struct Quad {
+  bool goes_on, ends;
+  int count, least, shifts;
+};
+template <int kVector>
+__device__ inline Quad quad_of(int edges, int i) {
+  Quad quad;
+  quad.goes_on = edges & kGoesOn << i;
+  quad.ends = edges & kEnds << i;
+  quad.count = (edges >> (kCountBit + 2 * i) & 3) + 1;
+  quad.least = kVector - quad.count;
+  quad.shifts = quad.goes_on ? quad.count : quad.count == kVector ? 1 : 0;
+  return quad;
+}
+
+// How a warp's quads of a channel lie in staging.
+template <typename scalar_t, typename W, Engine kEngine>
+struct StagedRows {
+  static constexpr int kBytes = int(sizeof(scalar_t)), kVector = kShiftedBytes / kBytes;
+  static constexpr int kQuads = kWarpColumns * W::kStride / kVector;
+  static constexpr int kAcross = kQuads < kWarpSize ? kQuads : kWarpSize;
+  static constexpr int kRow = kWarpColumns * W::kStride * kBytes + 16;
+  __device__ static int at(int byte) {
+    constexpr int kRunChunks = kRun * W::kStride * kBytes / 16;
+    return kEngine == Engine::kWarpgroup ? byte
+                                         : staged_chunk(byte / 16, kRunChunks) * 16 + byte % 16;
+  }
+};
+
+// Stores what is staged but for the ends of rows.
+template <typename scalar_t, typename W, Engine kEngine>
+__device__ inline void store_quads(scalar_t* to, const int* offset, int edges,
+                                   int64_t channel_stride, int channels,
+                                   const unsigned char* staging, int lane) {
+  using Rows = StagedRows<scalar_t, W, kEngine>;
+  constexpr int kAtOnce = kWarpSize / Rows::kAcross;  // channels
+  const int my_channel = kAtOnce == 1 ? 0 : lane / Rows::kAcross;
+  to += my_channel * channel_stride;
+  staging += my_channel * Rows::kRow;
+#pragma unroll 1
+  for (int i = 0; i < Rows::kQuads / Rows::kAcross; ++i) {
+    const int byte = (lane % Rows::kAcross + i * Rows::kAcross) * kShiftedBytes;
+    const Quad quad = quad_of<Rows::kVector>(edges, i);
+    const unsigned char* own_from = staging + Rows::at(byte);
+    const unsigned char* before_from =
+        quad.goes_on ? staging + Rows::at(byte - kShiftedBytes) : own_from;
+    const int left = edges & kInside << i ? channels - my_channel : 0;
+    scalar_t* at = to + offset[i];
+#pragma unroll
+    for (int c = 0; c < kStagedChannels; c += kAtOnce) {
+      const int halves = halves_past(at), shift = halves * 2 / Rows::kBytes;
+      const Words<2> before = *reinterpret_cast<const Words<2>*>(before_from + c * Rows::kRow);
+      const Words<2> own = *reinterpret_cast<const Words<2>*>(own_from + c * Rows::kRow);
+      if (c < left && unsigned(shift - quad.least) < unsigned(quad.shifts))
+        *reinterpret_cast<Words<2>*>(at - shift) = shifted_words(before, own, halves);
+      at += kAtOnce * channel_stride;
+    }
+  }
+}
+
+// Stores those: a lane has one channel of a quad at an end.
+template <typename scalar_t, typename W, Engine kEngine>
+__device__ inline void store_ends(const KeptPlace& kept, scalar_t* to, int lost,
+                                  int64_t channel_stride, int channels,
+                                  const unsigned char* staging, int lane) {
+  using Rows = StagedRows<scalar_t, W, kEngine>;
+  using Element = Neighbours<scalar_t, 1>;
+  constexpr int kAtOnce = kWarpSize / kStagedChannels;  // quads
+  const int c = lane % kStagedChannels;
+#pragma unroll 1
+  for (int end = lane / kStagedChannels; end < kept.ends; end += kAtOnce) {
+    const int number = kept.end_quad[end];
+    if (number == kNoQuad || c >= channels) continue;
+    const int i = number / Rows::kAcross, from_lane = number % Rows::kAcross;
+    const int edges = kept.edges[from_lane];
+    if (edges & lost & kLastRow << i) continue;
+    const Quad quad = quad_of<Rows::kVector>(edges, i);
+    scalar_t* at = to + c * channel_stride + kept.offset[from_lane][i];
+    const int shift = halves_past(at) * 2 / Rows::kBytes, rest = Rows::kVector - shift;
+    const bool is_stored = unsigned(shift - quad.least) < unsigned(quad.shifts);
+    const int first = is_stored ? rest : quad.goes_on ? -shift : 0;
+    const int last = quad.ends || quad.count < rest ? quad.count : rest;
+#pragma unroll
+    for (int j = 0; j < Rows::kVector; ++j)
+      if (first + j < last) {
+        const int byte = number * kShiftedBytes + (first + j) * Rows::kBytes;
+        *reinterpret_cast<Element*>(at + first + j) =
+            *reinterpret_cast<const Element*>(staging + c * Rows::kRow + Rows::at(byte));
+      }
   }
 }
 
@@ -294,22 +427,15 @@ __device__ inline void store_phase(const MatrixParams& p, const Sums<W, kEngine,
       const int first = part * kAtOnce;
       stage_channels_last<scalar_t>(sums, part, bias + first, staging, lane);
       warp_barrier();
-      if (p.store_vector == 8) {
-        if constexpr (sizeof(scalar_t) == 2)
-          store_channels_last<scalar_t, W, 8>(p, kept, to, phase.lost, first, staging, lane);
-      } else if (p.store_vector == 4) {
-        store_channels_last<scalar_t, W, 4>(p, kept, to, phase.lost, first, staging, lane);
-      } else if (p.store_vector == 2) {
-        store_channels_last<scalar_t, W, 2>(p, kept, to, phase.lost, first, staging, lane);
-      } else {
-        store_channels_last<scalar_t, W, 1>(p, kept, to, phase.lost, first, staging, lane);
-      }
+      with_vector<scalar_t>(p.store_vector, [&](auto vector) {
+        store_channels_last<scalar_t, W, decltype(vector)::value>(p, kept, to, phase.lost, first,
+                                                                  staging, lane);
+      });
       warp_barrier();
     }
     return;
   }
-  const Words<kMostVectors> offset =
-      *reinterpret_cast<const Words<kMostVectors>*>(kept.offset[lane]);
+  const int* offset = kept.offset[lane];
   const int all = kept.edges[lane], lost = all & phase.lost;
   const int edges = all & ~(lost / kLastRow | lost / kLastColumn);
   const int64_t channel_stride = p.destination.channel;
@@ -319,19 +445,14 @@ __device__ inline void store_phase(const MatrixParams& p, const Sums<W, kEngine,
     stage_channels<scalar_t>(sums, part, bias + first, staging, lane);
     warp_barrier();
     const int left = channels - first;
-    if (p.store_vector == 8) {
-      if constexpr (sizeof(scalar_t) == 2)
-        store_channels<scalar_t, W, kEngine, 8>(to, offset, edges, channel_stride, left, staging,
-                                                lane);
-    } else if (p.store_vector == 4) {
-      store_channels<scalar_t, W, kEngine, 4>(to, offset, edges, channel_stride, left, staging,
-                                              lane);
-    } else if (p.store_vector == 2) {
-      store_channels<scalar_t, W, kEngine, 2>(to, offset, edges, channel_stride, left, staging,
-                                              lane);
+    if (p.store_shifts) {
+      store_quads<scalar_t, W, kEngine>(to, offset, edges, channel_stride, left, staging, lane);
+      store_ends<scalar_t, W, kEngine>(kept, to, phase.lost, channel_stride, left, staging, lane);
     } else {
-      store_channels<scalar_t, W, kEngine, 1>(to, offset, edges, channel_stride, left, staging,
-                                              lane);
+      with_vector<scalar_t>(p.store_vector, [&](auto vector) {
+        store_channels<scalar_t, W, kEngine, decltype(vector)::value>(
+            to, offset, edges, channel_stride, left, staging, lane);
+      });
     }
     warp_barrier();
     to += kStagedChannels * channel_stride;

@@ -18,7 +18,7 @@ namespace convt3d {
 template <typename W>
 __host__ __device__ constexpr int taps_together() {
   if constexpr (W::kFixed)
-    return W::kPadding == 0 && W::kTaps % W::kStride == 0 ? W::kStride : 1;
+    return W::kPadding == 0 && W::kDilation == 1 && W::kTaps % W::kStride == 0 ? W::kStride : 1;
   else
     return 1;
 }
@@ -37,42 +37,16 @@ __device__ inline SlabVector<kVector> slab_vector(const MatrixParams& p, const W
                                                   int channels, int index) {
   constexpr int kTile = kM * 8;  // channels of a crew
   constexpr int kTogether = taps_together<W>();
-  const int run = p.weight_run;
-  const int taps_d = block.axis[0].count, taps_h = block.axis[1].count;
-  const int taps_w = block.axis[2].count;
-  int tap[3], c;
-  if (run == kRunOfChannels) {
-    c = index % (p.crews * kTile / kVector) * kVector;
-    index /= p.crews * kTile / kVector;
-  } else {
-    index *= kVector;
-  }
-  tap[2] = index % taps_w;
-  index /= taps_w;
-  tap[1] = index % taps_h;
-  index /= taps_h;
-  tap[0] = index % taps_d;
-  if (run != kRunOfChannels) c = index / taps_d;
+  WeightAt at = weight_at(p, block, p.crews * kTile, kVector, index);
   SlabVector<kVector> vector;
-  vector.is_inside = c < channels;
-  vector.from = c * p.weight_destination;
-#pragma unroll
-  for (int i = 0; i < 3; ++i)
-    vector.from += (block.axis[i].first + tap[i] * block.axis[i].step) * p.weight_tap[i];
+  vector.is_inside = at.channel < channels;
+  vector.from = at.from(p, block);
 #pragma unroll
   for (int j = 0; j < kVector; ++j) {
-    const int row = (tap[0] * taps_h + tap[1]) * taps_w + tap[2] / kTogether * kTogether;
-    const int place = c / kTile * kTogether + tap[2] % kTogether;
-    vector.to[j] = row * p.at.tap + (place * kTile + c % kTile) * 16;
-    if (run == kRunOfChannels) {
-      ++c;
-    } else if (++tap[2] == taps_w) {
-      tap[2] = 0;
-      if (++tap[1] == taps_h) {
-        tap[1] = 0;
-        if (++tap[0] == taps_d) tap[0] = 0, ++c;
-      }
-    }
+    const int among = at.tap[2] % kTogether, row = at.number(block) - among;
+    const int place = at.channel / kTile * kTogether + among;
+    vector.to[j] = row * p.at.tap + (place * kTile + at.channel % kTile) * 16;
+    at.advance(block, p.weight_run);
   }
   return vector;
 }
@@ -116,19 +90,10 @@ __device__ inline void stage_slab_vectors(const MatrixParams& p, const WeightBlo
 template <typename scalar_t, typename W, int kM>
 __device__ inline void stage_slabs(const MatrixParams& p, const WeightBlock& block, int group,
                                    int first_channel, unsigned char* to, int thread, int threads) {
-  const auto stage = [&](auto vector) {
+  with_vector<scalar_t>(p.weight_vector, [&](auto vector) {
     stage_slab_vectors<scalar_t, W, kM, decltype(vector)::value>(p, block, group, first_channel, to,
                                                                  thread, threads);
-  };
-  if (p.weight_vector == 8) {
-    if constexpr (sizeof(scalar_t) == 2) stage(std::integral_constant<int, 8>{});
-  } else if (p.weight_vector == 4) {
-    stage(std::integral_constant<int, 4>{});
-  } else if (p.weight_vector == 2) {
-    stage(std::integral_constant<int, 2>{});
-  } else {
-    stage(std::integral_constant<int, 1>{});
-  }
+  });
 }
 
 // ---- products -------------------------------------------------------------------------------------
@@ -172,7 +137,7 @@ __device__ inline void multiply_item(Sums<W, Engine::kWarpgroup, kM>& sums, cons
       if constexpr (W::kFixed) {
 #pragma unroll
         for (int k = 0; k < W::kTaps; k += kTogether) {
-          const int e = (k + W::kStride - W::kPadding) % W::kStride;
+          const int e = (k * W::kDilation + W::kStride - W::kPadding) % W::kStride;
           const int shift = W::shift(e, k);
 #pragma unroll
           for (int i = 0; i < 4; ++i)
@@ -214,38 +179,29 @@ __device__ inline void stage_channels(const Sums<W, Engine::kWarpgroup, kM>& sum
     if (part == m)
 #pragma unroll
       for (int run = 0; run < kRun; ++run) {
-        uint32_t word[2][kStride];  // of two channels at column g, or of channel g at two columns
+        float value[2][kStride];  // of two channels at column g
 #pragma unroll
         for (int e = 0; e < kStride; ++e) {
           const float* pair = sums.sum[run % 4] + (e * kM + m) * 4 + run / 4 * 2;
-          const float first = pair[0] + bias[0], second = pair[1] + bias[1];
-          if constexpr (kBytes == 4) {
-            word[0][e] = bits_of(first);
-            word[1][e] = bits_of(second);
-          } else {
-            word[0][e] = transpose_matrix(round_pair<scalar_t>(first, second));
-          }
+          value[0][e] = pair[0] + bias[0];
+          value[1][e] = pair[1] + bias[1];
         }
-        using Phases = Words<kStride>;
-        if constexpr (kBytes == 4) {
+        if constexpr (kBytes == 2 && kStride == 1) {  // of channel g at two columns
+          *reinterpret_cast<uint32_t*>(staging + g * kRow + (run * kRun + 2 * t) * 2) =
+              transpose_matrix(round_pair<scalar_t>(value[0][0], value[1][0]));
+        } else {
+          constexpr int kNumbers = word_numbers<scalar_t>();
+          using Phases = Words<kStride / kNumbers>;
 #pragma unroll
           for (int c = 0; c < 2; ++c) {
             Phases phases;
 #pragma unroll
-            for (int e = 0; e < kStride; ++e) phases.word[e] = word[c][e];
+            for (int i = 0; i < kStride / kNumbers; ++i)
+              phases.word[i] = round_word<scalar_t>(value[c][i * kNumbers],
+                                                    value[c][i * kNumbers + kNumbers - 1]);
             *reinterpret_cast<Phases*>(staging + (2 * t + c) * kRow +
-                                       (run * kRun + g) * (kStride * 4)) = phases;
+                                       (run * kRun + g) * (kStride * kBytes)) = phases;
           }
-        } else {
-          Phases phases;
-          if constexpr (kStride == 1) {
-            phases.word[0] = word[0][0];
-          } else {
-            phases.word[0] = (word[0][0] & 0xffff) | word[0][1] << 16;
-            phases.word[1] = word[0][0] >> 16 | (word[0][1] & 0xffff0000);
-          }
-          *reinterpret_cast<Phases*>(staging + g * kRow + (run * kRun + 2 * t) * (kStride * 2)) =
-              phases;
         }
       }
 }

@@ -128,7 +128,7 @@ def _tiles_of(
 ) -> Iterator[MatrixTile]:
     """Those of one kernel."""
     strides = work.geometry.stride
-    stride = pattern[0] if pattern else 1
+    stride = pattern.stride if pattern else 1
     phases = strides[0] * strides[1] * (1 if pattern else strides[2])
     channels = channel_tiles * (8 if warpgroups else 16)
     warps = warps_for(channel_tiles, stride, work.units.splits, warpgroups)
@@ -149,7 +149,7 @@ def _tiles_of(
 def _kernels(work: MatrixWork) -> Iterator[tuple[Pattern | None, int, bool]]:
     """(what the kernel knows of W, channel tiles of a warp, whether warpgroups multiply)."""
     for pattern in dict.fromkeys((work.pattern, None)):
-        for engine in _engines(work, pattern[0] if pattern else 1):
+        for engine in _engines(work, pattern.stride if pattern else 1):
             yield (pattern, *engine)
 
 
@@ -186,7 +186,7 @@ def _variations(work: MatrixWork, base: MatrixTile, phases: int) -> Iterator[Mat
 
 
 def _strips(work: MatrixWork) -> Iterator[tuple[int, int]]:
-    """(strip, pitch): all of W or equal strips; rows as near as may be, or whole runs apart."""
+    """(strip, pitch): all of W or equal strips; rows as near as may be, or as vectors or runs want them."""
     width = work.axes[2].count
     strips = [width]
     for count in (2, 4, 8, 16):
@@ -194,10 +194,9 @@ def _strips(work: MatrixWork) -> Iterator[tuple[int, int]]:
         if SHORTEST_STRIP <= strip < width:
             strips.append(strip)
     for strip in strips:
-        pitch = work.smallest_pitch(strip)
-        yield strip, pitch
-        if pitch % RUN:
-            yield strip, -(-pitch // RUN) * RUN
+        smallest = work.smallest_pitch(strip)
+        pitches = (-(-smallest // whole) * whole for whole in (1, work.shifted_columns, RUN))
+        yield from ((strip, pitch) for pitch in dict.fromkeys(pitches))
 
 
 def _chunk_slabs(work: MatrixWork) -> list[int]:

@@ -33,7 +33,7 @@ class Costs:
         scattered: by how much a byte costs more where fewer than 8 lie together.
         place: to begin another place.
         block: to begin a block.
-        block_weight: a weight that stays for the whole block.
+        block_weight: a weight that stays for the whole block, loaded alone; neighbours share the cost.
         overlap: at 1 what the parts of a block take adds up; the larger, the more only the longest counts.
         stall: share of the shorter of products and loads that is lost without a slot to spare.
     """
@@ -59,112 +59,30 @@ class Costs:
     stall: float
 
 
-HALF = Costs(
-    product=3.05,
-    chain=5.1,
-    chain_any=7.3,
-    step=32.4,
-    plane=18.8,
-    phase=1030.0,
-    store=2.9,
-    staged=146.0,
-    vector=1.16,
-    unit=1.3,
-    load=1070.0,
-    weight=10.1,
-    stored=13.1,
-    scattered=1.34,
-    place=1720.0,
-    block=22300.0,
-    block_weight=0.188,
-    overlap=1.49,
-    stall=1.66,
-)
-TF32 = Costs(
-    product=1.85,
-    chain=6.58,
-    chain_any=8.56,
-    step=25.3,
-    plane=127.0,
-    phase=1650.0,
-    store=20.6,
-    staged=62.7,
-    vector=3.24,
-    unit=0.505,
-    load=657.0,
-    weight=10.1,
-    stored=25.8,
-    scattered=1.58,
-    place=1710.0,
-    block=24000.0,
-    block_weight=0.00625,
-    overlap=1.07,
-    stall=1.32,
-)
-SPLIT = Costs(
-    product=19.7,
-    chain=0.75,
-    chain_any=4.32,
-    step=48.0,
-    plane=21.6,
-    phase=43.8,
-    store=1.89,
-    staged=178.0,
-    vector=0.295,
-    unit=1.13,
-    load=1080.0,
-    weight=5.62,
-    stored=27.1,
-    scattered=9.78,
-    place=3530.0,
-    block=24000.0,
-    block_weight=0.4,
-    overlap=2.06,
-    stall=4.81,
-)
-
-
-HALF_WARPGROUP = Costs(
-    product=0.95,
-    chain=0.03,
-    chain_any=0.322,
-    step=12.0,
-    plane=121.0,
-    phase=1970.0,
-    store=2.43,
-    staged=29.2,
-    vector=1.08,
-    unit=1.45,
-    load=1030.0,
-    weight=6.42,
-    stored=7.76,
-    scattered=1.18,
-    place=976.0,
-    block=30800.0,
-    block_weight=0.0376,
-    overlap=1.29,
-    stall=0.719,
-)
-TF32_WARPGROUP = Costs(
-    product=1.15,
-    chain=0.03,
-    chain_any=0.0868,
-    step=12.0,
-    plane=161.0,
-    phase=2500.0,
-    store=13.2,
-    staged=250.0,
-    vector=2.57,
-    unit=1.29,
-    load=889.0,
-    weight=12.1,
-    stored=23.4,
-    scattered=1.66,
-    place=1200.0,
-    block=25800.0,
-    block_weight=0.00125,
-    overlap=1.39,
-    stall=0.569,
+# Of numbers of 16 bits, of TF32, and of fp32 in two parts, then of 16 bits and of TF32 where warpgroups multiply.
+_FITTED = {
+    "product": (3.05, 1.85, 19.7, 0.95, 1.15),
+    "chain": (5.1, 6.58, 0.75, 0.03, 0.03),
+    "chain_any": (7.3, 8.56, 4.32, 0.322, 0.0868),
+    "step": (32.4, 25.3, 48.0, 12.0, 12.0),
+    "plane": (18.8, 127.0, 21.6, 121.0, 161.0),
+    "phase": (1030.0, 1650.0, 43.8, 1000.0, 2500.0),
+    "store": (2.9, 20.6, 1.89, 2.43, 13.2),
+    "staged": (146.0, 62.7, 178.0, 29.2, 250.0),
+    "vector": (1.16, 3.24, 0.295, 1.08, 2.57),
+    "unit": (1.3, 0.505, 1.13, 1.45, 1.29),
+    "load": (1070.0, 657.0, 1080.0, 1030.0, 889.0),
+    "weight": (10.1, 10.1, 5.62, 6.42, 12.1),
+    "stored": (13.1, 25.8, 27.1, 7.76, 23.4),
+    "scattered": (2.1, 1.58, 9.78, 1.4, 1.66),
+    "place": (1720.0, 1710.0, 3530.0, 976.0, 1200.0),
+    "block": (22300.0, 24000.0, 24000.0, 30800.0, 25800.0),
+    "block_weight": (0.35, 0.35, 0.4, 0.35, 0.35),
+    "overlap": (1.49, 1.07, 2.06, 1.29, 1.39),
+    "stall": (1.66, 1.32, 4.81, 0.719, 0.569),
+}
+HALF, TF32, SPLIT, HALF_WARPGROUP, TF32_WARPGROUP = (
+    Costs(**{name: costs[kind] for name, costs in _FITTED.items()}) for kind in range(5)
 )
 
 
@@ -195,7 +113,7 @@ def estimate(work: MatrixWork, tile: MatrixTile, multiprocessors: int) -> float:
     turns = -(-beside // multiprocessors)
     weights = (
         0.0 if tile.mode == "both" else work.geometry.taps / tile.parts * _weights_a_tap(work, tile)
-    )
+    ) / _staged_together(work, tile)
     in_turn = turns * -(-places // at_once)
     return in_turn * (tile.steps * step + costs.place) + turns * (
         costs.block + costs.block_weight * weights
@@ -243,8 +161,7 @@ def _load(work: MatrixWork, tile: MatrixTile, costs: Costs) -> float:
     cycles = units * (costs.vector / vector + costs.unit) * 4 / warps + planes * costs.load
     if tile.mode == "both":
         taps = work.geometry.taps / tile.parts
-        width = work.geometry.kernel_size[2]
-        vector = next(size for size in (4, 2, 1) if width % size == 0)
+        vector = min(4, _staged_together(work, tile))
         cycles += taps * _weights_a_tap(work, tile) * costs.weight / 10 / vector**0.5
     return cycles
 
@@ -277,6 +194,16 @@ def _weights_a_tap(work: MatrixWork, tile: MatrixTile) -> int:
     return channels * tile.block_channels
 
 
+def _staged_together(work: MatrixWork, tile: MatrixTile) -> int:
+    """Weights that are staged at once where they lie as PyTorch makes them: taps of a row, or of all channels."""
+    geometry = work.geometry
+    staged, width = work.staged_taps(tile), geometry.kernel_size[2]
+    run = geometry.taps * work.channels if staged == geometry.kernel_size else width
+    if staged[2] != width:
+        return 1
+    return next(v for v in (8, 4, 2, 1) if run % v == 0 and v * work.element_bytes <= 16)
+
+
 def store_elements(work: MatrixWork, tile: MatrixTile) -> int:
     """Neighbours that NCDHW output is stored in: as many as rows, or whole planes, are made of."""
     if not tile.pattern and work.geometry.stride[2] != 1:
@@ -286,4 +213,4 @@ def store_elements(work: MatrixWork, tile: MatrixTile) -> int:
         in_row = width % vector == 0 and tile.pitch * tile.stride % vector == 0
         if in_row or (work.is_gapless(tile) and height * width % vector == 0):
             return vector
-    return 1
+    return 1  # Rows that start anywhere cost about as much, though most of their elements are stored together.

@@ -9,7 +9,13 @@ from torch import Tensor
 from convt3d.geometry import Geometry
 from convt3d.matrix.choice import blocks_per_tile
 from convt3d.matrix.tile import MatrixTile
-from convt3d.matrix.work import LARGEST_PLANE, MatrixUnits, MatrixWork, PhaseOfAxes
+from convt3d.matrix.work import (
+    LARGEST_PLANE,
+    SHIFTED_BYTES,
+    MatrixUnits,
+    MatrixWork,
+    PhaseOfAxes,
+)
 from convt3d.params import MatrixParams, MatrixShared, PhaseTaps, make_strides
 
 # As in kernels/matrix_params.py.
@@ -109,7 +115,9 @@ def _template(
     params.load_channels_last, params.load_vector = _load_vector(
         geometry, units.element_bytes, *source
     )
-    params.store_channels_last, params.store_vector = _store_vector(work, tile, *destination)
+    params.store_channels_last, params.store_vector, params.store_shifts = _store_vector(
+        work, tile, *destination
+    )
     return bytes(params)
 
 
@@ -170,8 +178,8 @@ def _load_vector(
 
 def _store_vector(
     work: MatrixWork, tile: MatrixTile, strides: tuple[int, ...], alignment: int
-) -> tuple[bool, int]:
-    """Whether output is stored along its channels, and how many neighbours at once."""
+) -> tuple[bool, int, bool]:
+    """Whether output is stored along its channels, how many neighbours at once, and whether rows start anywhere."""
     geometry = work.geometry
     vectors = [v for v in (8, 4, 2) if v * work.element_bytes <= alignment]
     if strides[1] == 1 and strides[4] != 1:
@@ -179,18 +187,22 @@ def _store_vector(
         others = [stride for axis, stride in enumerate(strides) if axis != 1]
         for vector in vectors:
             if channels % vector == 0 and all(stride % vector == 0 for stride in others):
-                return True, vector
-        return True, 1
+                return True, vector, False
+        return True, 1, False
     if strides[4] != 1 or not (tile.pattern or geometry.stride[2] == 1):
-        return False, 1
+        return False, 1, False
     _, height, width = geometry.output_size
     rows = tile.pitch * geometry.stride[2]
     is_gapless = work.is_gapless(tile) and strides[3] == width
+    found = 1
     for vector in vectors:
         if any(stride % vector for stride in strides[:3]):
             continue
-        if strides[3] % vector == 0 and width % vector == 0 and rows % vector == 0:
-            return False, vector
-        if is_gapless and height * width % vector == 0:
-            return False, vector
-    return False, 1
+        in_row = strides[3] % vector == 0 and width % vector == 0 and rows % vector == 0
+        if in_row or (is_gapless and height * width % vector == 0):
+            found = vector
+            break
+    unit = SHIFTED_BYTES // work.element_bytes
+    if found < unit and work.can_shift(tile):
+        return False, unit, True
+    return False, found, False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from convt3d.columns import PATTERNS, Pattern, pattern_name
+from convt3d.columns import PATTERN_NAME, PATTERNS, Pattern, parse_pattern, pattern_name
 
 # Channel tiles of a warp that there are kernels for: those whose sums fit the registers, by stride along W. The tiles
 # have 16 channels; in fp32 operands come in two parts. Those of warpgroups have 8.
@@ -75,13 +75,13 @@ class MatrixTile:
     @property
     def stride(self) -> int:
         """Phases along W that are computed at once."""
-        return self.pattern[0] if self.pattern else 1
+        return self.pattern.stride if self.pattern else 1
 
     @property
     def taps_together(self) -> int:
         """Taps along W that share a product of a warpgroup: taps_together of kernels/matrix_warpgroup.py."""
-        stride, taps, padding = self.pattern or (1, 1, 0)
-        return stride if padding == 0 and taps % stride == 0 else 1
+        stride, taps, padding, dilation = self.pattern or Pattern(1, 1, 0)
+        return stride if padding == 0 and dilation == 1 and taps % stride == 0 else 1
 
     @property
     def warp_channels(self) -> int:
@@ -113,7 +113,7 @@ class MatrixTile:
 
 
 _TILE_NAME = re.compile(
-    r"matrix\.(wg\.)?(any|s(\d+)k(\d+)p(\d+))\.m(\d+)(?:x(\d+))?\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
+    rf"matrix\.(wg\.)?({PATTERN_NAME})\.m(\d+)(?:x(\d+))?\.f(\d+)d(\d+)s(\d+)p(\d+)\.w(\d+)x(\d+)\.c(\d+)b(\d+)"
     r"\.(hold|stream|both)(\d+)",
     re.ASCII,
 )
@@ -124,14 +124,14 @@ def parse_tile(name: str) -> MatrixTile | None:
     match = _TILE_NAME.fullmatch(name)
     if match is None:
         return None
-    pattern = None if match[2] == "any" else (int(match[3]), int(match[4]), int(match[5]))
-    numbers = [int(number or 1) for number in match.groups()[5:-2]]
+    pattern = parse_pattern(match[2])
+    numbers = [int(number or 1) for number in match.groups()[2:-2]]
     tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots = numbers
     tile = MatrixTile(
         *(pattern, tiles, crews, flats, depths, sets, parts, strip, pitch, slabs, slots),
-        *(match[16], int(match[17]), match[1] is not None),
+        *(match[13], int(match[14]), match[1] is not None),
     )
-    return tile if str(tile) == name and (pattern or (2, 2, 0)) in PATTERNS else None
+    return tile if str(tile) == name and pattern in (None, *PATTERNS) else None
 
 
 def family_of(pattern: Pattern | None, warpgroups: bool = False) -> str:

@@ -18,9 +18,11 @@ from convt3d.matrix.tile import (
 
 LARGEST_PLANE = 2**30  # offsets in a plane stay below: the kernel has 32 bits for them
 WARP_COLUMNS = 64
+SHIFTED_BYTES = 8  # that a lane stores at once where rows of output start anywhere
 MOST_SHARES = 64  # of the phases
 # At least those of kernels/matrix_store.py.
-KEPT_PLACE_BYTES, PHASE_WORK_BYTES, BLOCK_WORK_BYTES = 704, 80, 16
+MOST_ENDS = 16  # of rows, of a warp's columns
+KEPT_PLACE_BYTES, PHASE_WORK_BYTES, BLOCK_WORK_BYTES = 720, 80, 16
 
 PhaseOfAxes = tuple[int, int, int]
 
@@ -90,7 +92,7 @@ class MatrixWork:
         self.axes = [AxisColumns(geometry.axis(index)) for index in range(3)]
         split = units.splits
         pattern = pattern_of(geometry.axis(2))
-        has_kernel = pattern and not (split and pattern[1] > MOST_TAPS_SPLIT[pattern[0]])
+        has_kernel = pattern and not (split and pattern.taps > MOST_TAPS_SPLIT[pattern.stride])
         self.pattern: Pattern | None = pattern if has_kernel else None
         self.has_warpgroups = units.warpgroups and not split
         self.slabs = -(-geometry.in_channels_per_group * element_bytes // 16)
@@ -193,6 +195,17 @@ class MatrixWork:
         return min(
             strip + width.span, max(strip, zeros_left, strip + width.high - max(width.low, 0))
         )
+
+    def can_shift(self, tile: MatrixTile) -> bool:
+        """Whether rows of the output may start anywhere in memory and are yet stored SHIFTED_BYTES at once."""
+        rows = WARP_COLUMNS // tile.pitch + 2  # of a warp's columns
+        return tile.pitch % self.shifted_columns == 0 and 2 * rows <= MOST_ENDS
+
+    @property
+    def shifted_columns(self) -> int:
+        """Columns that SHIFTED_BYTES of a row hold."""
+        elements = SHIFTED_BYTES // self.element_bytes
+        return max(1, elements // self.geometry.stride[2])
 
     def chunks(self, tile: MatrixTile) -> int:
         """Into how many chunks of slabs the source channels are cut."""
