@@ -362,13 +362,13 @@ def test_the_missing_pairs_of_features_are_shown_when_asked_for(run: Run) -> Non
 
 
 def test_profile_ci_meets_all_pairs_of_features_in_a_dtype(run: Run) -> None:
-    code, printed = run("--profile=ci", "--examples=220", "--shards=2", "--dtypes=f16")
+    code, printed = run("--profile=ci", "--examples=260", "--shards=2", "--dtypes=f16")
     assert code == 0, printed
     met = re.search(
         r"^coverage +([\d,]+) of ([\d,]+) pairs of features met$", printed, re.MULTILINE
     )
     assert met and met.group(1) == met.group(2), printed
-    assert re.search(r"^cases +220 in ", printed, re.MULTILINE), "covering cases are examples"
+    assert re.search(r"^cases +260 in ", printed, re.MULTILINE), "covering cases are examples"
 
 
 def test_profile_ci_is_no_pass_when_a_pair_was_not_met(run: Run) -> None:
