@@ -422,8 +422,8 @@ __device__ inline void store_images(const LineParams& p, const LineImage& image,
 // Grid: strips fastest, then rows, depths, groups, samples. Shared memory: weights, input, two stagings.
 // Must hold: the items of a step are at most p.threads; the output's neighbours along W are neighbours
 //   in memory.
-// Order of summation: taps along D and H, source channels, taps along W, see Note [Short chains]; bias last. Padding enters as
-//   zeros.
+// Order of summation: taps along D and H, source channels, taps along W, see Note [Short chains]; bias last.
+//   Padding enters as zeros.
 template <typename scalar_t, typename W>
 __global__ void __launch_bounds__(kLineThreads, (line_blocks<scalar_t, W>()))
     lines_kernel(const LineParams p) {
