@@ -237,7 +237,7 @@ __host__ __device__ constexpr bool has_short_chains() {
 // Blocks that a multiprocessor is to hold: as many as registers allow.
 template <typename scalar_t, typename W>
 __host__ __device__ constexpr int line_blocks() {
-  return sizeof(scalar_t) == 8 || (has_short_chains<scalar_t>() && W::kTaps > 4) ? 2 : 3;
+  return sizeof(scalar_t) == 8 || (has_short_chains<scalar_t>() && W::kTaps > 3) ? 2 : 3;
 }
 
 // The sums of an item in phase e_d of step `step`, for a destination channel of the block.
