@@ -288,7 +288,7 @@ def impossibilities(space: Space) -> list[Impossibility]:
     rules.append(Impossibility(reason, "forward plan", matrix, "layout", ("far",)))
     reason = "kernels that know their taps have a stride of 1 or 2 along W"
     rules.append(Impossibility(reason, "forward plan", fixed, "stride", ("above 2",)))
-    reason = "kernels that know their taps have no dilation along W"
+    reason = "kernels that know their taps and a dilation along W are not drawn"
     rules.append(Impossibility(reason, "forward plan", fixed, "dilation", ("2", "above 2")))
     for primitive in PRIMITIVES:
         names = tuple(name for name in narrow if name in _PLAN_NAMES[primitive])

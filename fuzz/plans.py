@@ -21,7 +21,7 @@ MATRIX_UNITS = {
 }
 
 # Kernels for a pattern along W take seconds to build, so on the emulator cases meet these; the others differ from them
-# in constants alone, and tests/test_matrix.py runs each. Under a sanitizer, where a build takes longest, fewer.
+# in constants alone, and tests/test_matrix.py runs each. Those for a dilation are named by no case, only chosen. Under a sanitizer, where a build takes longest, fewer.
 EMULATED_PATTERNS: tuple[Pattern | None, ...] = (
     *(Pattern(*numbers) for numbers in ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1))),
     None,
@@ -77,7 +77,9 @@ def candidate_plans(case: Case, every_pattern: bool = False) -> dict[str, list[s
         choices = [line_choice(shape, lines) for lines in _line_units(case)]
         if choices and all(choice.of_style(style) for choice in choices):
             found["forward"].append(f"lines.{style}")
-    if not every_pattern and pattern_of(shape.axis(2)) not in _patterns(case.mode):
+    pattern = pattern_of(shape.axis(2))
+    is_drawn = every_pattern or pattern in _patterns(case.mode)
+    if not is_drawn or (pattern and pattern.dilation > 1):
         found["forward"] = [name for name in found["forward"] if ".fixed" not in name]
     return found
 
