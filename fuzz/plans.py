@@ -21,7 +21,8 @@ MATRIX_UNITS = {
 }
 
 # Kernels for a pattern along W take seconds to build, so on the emulator cases meet these; the others differ from them
-# in constants alone, and tests/test_matrix.py runs each. Those for a dilation are named by no case, only chosen. Under a sanitizer, where a build takes longest, fewer.
+# in constants alone, and tests/test_matrix.py runs each. Those for a dilation are named by no case, only chosen. Under
+# a sanitizer, where a build takes longest, fewer.
 EMULATED_PATTERNS: tuple[Pattern | None, ...] = (
     *(Pattern(*numbers) for numbers in ((1, 1, 0), (1, 3, 0), (2, 2, 0), (2, 3, 1))),
     None,
