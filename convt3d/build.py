@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 
 from convt3d.columns import PATTERNS, Pattern
-from convt3d.emulator import host, watch
+from convt3d.emulator import host, host_matrix, watch
 from convt3d.kernels import (
     columns,
     gather,
@@ -146,7 +146,7 @@ def translation_unit(part: str, target: str) -> str:
     if target not in TARGETS:
         raise RuntimeError(f"target={target!r}, but must be one of {TARGETS}")
     family, dtype = part.split("_")
-    machine = (primitives,) if target == "cuda" else (watch, host)
+    machine = (primitives,) if target == "cuda" else (watch, host, host_matrix)
     pieces = [_with_line_directive(module) for module in (*machine, params, *_kernels(family))]
     return "\n".join([*pieces, f'#line 1 "{part}.entry"', entry_text(family, dtype)])
 

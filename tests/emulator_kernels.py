@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from convt3d import build
-from convt3d.emulator import host, runtime, sanitized, watch
+from convt3d.emulator import host, host_matrix, runtime, sanitized, watch
 
 SOURCE = r"""
-// Needs host.py.
+// Needs host_matrix.py.
 #include <type_traits>
 
 namespace convt3d {
@@ -576,7 +576,7 @@ def compile_kernels(folder: Path, *more_flags: str, sanitizer: str = "") -> Kern
         more_flags: for the compiler.
         sanitizer: "asan" or "tsan", for a library that runs under it.
     """
-    modules = (watch, host, sys.modules[__name__])
+    modules = (watch, host, host_matrix, sys.modules[__name__])
     text = "\n".join(build._with_line_directive(module) for module in modules)
     flags = ["-std=c++17", "-shared", "-fPIC", *build.HOST_FLAGS]
     if sanitizer:

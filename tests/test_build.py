@@ -15,7 +15,7 @@ import torch
 from torch.utils import cpp_extension
 
 from convt3d import build, launch
-from convt3d.emulator import host, watch
+from convt3d.emulator import host, host_matrix, watch
 from convt3d.kernels import gather, lines, matrix, params, primitives, weight
 from convt3d.matrix.tile import MOST_TAPS_SPLIT
 
@@ -64,7 +64,7 @@ def give_source(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
 @pytest.mark.parametrize("part", build.PARTS)
 def test_a_part_is_one_family_in_one_dtype(part: str) -> None:
     family, dtype = part.split("_")
-    for target, machine in (("host", (watch, host)), ("cuda", (primitives,))):
+    for target, machine in (("host", (watch, host, host_matrix)), ("cuda", (primitives,))):
         text = build.translation_unit(part, target)
         kind = family.partition(".")[0]
         kernels = {"gather": gather, "weight": weight, "lines": lines, "matrix": matrix}[kind]

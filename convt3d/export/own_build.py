@@ -14,7 +14,7 @@ import torch
 from torch.utils import cpp_extension
 
 from convt3d import build, launch
-from convt3d.emulator import host, watch
+from convt3d.emulator import host, host_matrix, watch
 from convt3d.kernels import (
     columns,
     gather,
@@ -41,7 +41,7 @@ def _free_namespace() -> str:
 NAMESPACE = _free_namespace()
 
 # What the kernels are compiled against: the GPU's functions, or the emulator's of the same names.
-MACHINES = {"cuda": (primitives.SOURCE,), "host": (watch.SOURCE, host.SOURCE)}
+MACHINES = {"cuda": (primitives.SOURCE,), "host": (watch.SOURCE, host.SOURCE, host_matrix.SOURCE)}
 MACHINES_WITHOUT_EMULATOR = {"cuda": (primitives.SOURCE,)}
 
 KERNELS = {

@@ -39,6 +39,7 @@ MODULES = (
     "convt3d.kernels.matrix",
     "convt3d.emulator.watch",
     "convt3d.emulator.host",
+    "convt3d.emulator.host_matrix",
     "convt3d.emulator.runtime",
     "convt3d.build",
     "convt3d.export.own_build",

@@ -1,7 +1,7 @@
 """The CUDA C++ of the op, as inline strings: one subject a module, each with one `SOURCE`.
 
 Every string compiles twice: by nvcc for the GPU and by g++ for the emulator. To make that possible a kernel speaks to
-the machine only through the functions that `primitives.py` (CUDA) and `convt3d/emulator/host.py` (host) both define;
+the machine only through the functions that `primitives.py` (CUDA) and `convt3d/emulator/host*.py` (host) both define;
 they must keep the same names and meanings.
 
     primitives.py   the machine layer on CUDA: indices, barriers, shuffle, signals, asynchronous copy, matrix

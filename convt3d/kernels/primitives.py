@@ -1,6 +1,6 @@
 """The machine layer on CUDA: the only functions through which a kernel speaks to the machine.
 
-`convt3d/emulator/host.py` gives each of them the same meaning on a CPU.
+`convt3d/emulator/host*.py` gives each of them the same meaning on a CPU.
 """
 
 SOURCE = r"""
